@@ -1,0 +1,242 @@
+"""What is believed later: one row per episode, one record per run, estimates and comparisons. JSON lines, validated.
+
+Reports read these files and nothing else, so a table can be remade years later on a laptop. Files are written
+atomically (temporary file, fsync, rename) or appended line by line with fsync; a torn last line of a killed run is
+dropped on reading, never guessed at.
+"""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vlm4vla.types import refuse
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class EpisodeRow(Record):
+    """One closed-loop episode. ``control`` is null or names an evaluation-only control such as ``image-blank``."""
+
+    run: str
+    arm: str
+    control: str | None
+    benchmark: str
+    task: str
+    episode: int
+    seed: int
+    success: bool
+    steps: int
+    first_success_step: int | None
+    failure: str | None
+    video: str | None
+    wall_s: float
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Identity within a run: control ("" for none), task, episode."""
+        return (self.control or "", self.task, self.episode)
+
+
+class ParameterCount(Record):
+    """Parameters of one group of the policy, in single parameters (not millions)."""
+
+    group: str
+    total: int
+    trainable: int
+    new: int
+
+
+class RunRecord(Record):
+    """What produced the rows or the weights beside it."""
+
+    run: str
+    kind: Literal["demos", "store", "train", "eval", "study"]
+    config: dict[str, Any]
+    config_hash: str
+    commit: str | None
+    dirty: bool | None
+    packages: dict[str, str]
+    hardware: dict[str, Any]
+    seed: int | None
+    inputs: dict[str, str] = {}  # content hashes of what went in: store, policy
+    versions: dict[str, str] = {}  # simulator, renderer, assets
+    parameters: list[ParameterCount] = []
+    facts: dict[str, Any] = {}  # measured settings for the audit: tokens per sample, image pixels, prompt, samples seen
+    started: str
+    finished: str | None = None
+    wall_s: float | None = None
+
+
+class Estimate(Record):
+    """A success rate of one row of the table. ``task`` null: the mean over the study's tasks."""
+
+    arm: str
+    control: str | None
+    benchmark: str
+    task: str | None
+    episodes: int
+    successes: int
+    rate: float
+    low: float
+    high: float
+    level: float
+    method: str
+    estimand: Literal["E1", "E2", "E3"]
+
+
+class Comparison(Record):
+    """A difference between two rows (``a`` minus ``b``) on the same starts, in rate units (0.2 = 20 points)."""
+
+    a: str
+    b: str
+    benchmark: str
+    pairs: int
+    only_a: int
+    only_b: int
+    difference: float
+    low: float
+    high: float
+    level: float
+    interval_method: str
+    p_value: float
+    p_method: str
+    estimand: Literal["E1", "E2", "E3"]
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Write a whole file so that a reader sees the old or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as f:
+            f.write(text.encode() if isinstance(text, str) else text)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: Path, error: OSError) -> Exception:
+    """The house's sentence for a full disk or an unwritable folder; other errors pass unchanged."""
+    reasons = {28: "the disk is full", 122: "the disk quota is used up", 13: "the folder is not writable"}
+    reasons[30] = "the file system is read-only"
+    if error.errno not in reasons:
+        return error
+    return refuse(
+        f"Cannot write {path}: {reasons[error.errno]}",
+        possible="a folder with free space that you may write to",
+        todo="Free some space or choose another --out, and run the same command again: it goes on where it stopped.",
+    )
+
+
+def append(path: Path, record: Record) -> None:
+    """Append one JSON line and fsync it. Heals a torn last line of a killed writer first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = record.model_dump_json() + "\n"
+    try:
+        with path.open("ab+") as f:
+            end = f.seek(0, os.SEEK_END)
+            if end:
+                f.seek(end - 1)
+                if f.read(1) != b"\n":
+                    f.seek(0)
+                    f.truncate(f.read().rfind(b"\n") + 1)
+            f.seek(0, os.SEEK_END)
+            f.write(line.encode())
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def write_all(path: Path, records: Iterable[Record]) -> None:
+    """Replace a JSON-lines file atomically."""
+    write_atomic(path, "".join(r.model_dump_json() + "\n" for r in records))
+
+
+def read_all(path: Path, cls: type[R]) -> list[R]:
+    """All records of a JSON-lines file ([] without one); a torn last line is dropped, any other fault refused."""
+    if not path.is_file():
+        return []
+    text = path.read_text()
+    lines = text.split("\n")
+    if lines[-1] != "":  # no newline at the end: the writer was killed inside this line
+        lines = lines[:-1]
+    return [_parse(line, cls, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line]
+
+
+def write_one(path: Path, record: Record) -> None:
+    write_atomic(path, record.model_dump_json(indent=1) + "\n")
+
+
+def read_one(path: Path, cls: type[R]) -> R:
+    if not path.is_file():
+        raise refuse(f"No record {path}", todo="Give the folder of a finished run.")
+    return _parse(path.read_text(), cls, str(path))
+
+
+def _parse(text: str, cls: type[R], where: str) -> R:
+    try:
+        return cls.model_validate_json(text)
+    except ValidationError as error:
+        raise refuse(
+            f"{where} is not a valid {cls.__name__}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}",
+            possible=sorted(cls.model_fields),
+            todo="Restore the file from the run that wrote it; rows are never mended by hand.",
+        ) from error
+
+
+def source_state() -> tuple[str | None, bool | None]:
+    """Git commit of the running source and whether it has uncommitted changes; (None, None) for an installed wheel."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit, bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, usable cores, memory in GiB, Python and platform (no host name: records are published)."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        model = next((x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if "model name" in x), model)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

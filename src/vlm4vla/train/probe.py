@@ -1,0 +1,70 @@
+"""``vlm4vla plan``: what a recipe costs, measured on this machine with its real shapes before anything is trained.
+
+Runs a few optimizer steps and inferences on random pictures and actions; nothing is read but the VLM itself.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm4vla.config import StudyTrain
+from vlm4vla.data.batch import Sample
+from vlm4vla.data.normalize import Normalizer
+from vlm4vla.policy import Facts, Policy
+from vlm4vla.train import schedule
+from vlm4vla.types import ActionSpec, Observation
+
+
+def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], eval_batch: int) -> dict[str, Any]:
+    """Seconds per optimizer step and per inference of ``eval_batch`` observations, and the parameter accounting."""
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    limits = {"low": [d.low for d in spec.dimensions], "high": [d.high for d in spec.dimensions]}
+    normalizer = Normalizer.fit(spec, limits, recipe.policy.normalizer.model_copy(update={"kind": "limits"}))
+    zeros = (0.0,) * len(state_names)
+    facts = Facts(spec, normalizer, state_names, zeros, (1.0,) * len(state_names), {})
+    policy = Policy.create(recipe.policy, facts, seed=0)
+    policy.freeze(recipe.freeze)
+    sample = _random_sample(recipe, spec, len(state_names))
+    batch = policy.preparer.collate([policy.preparer.example(sample)] * recipe.batch)
+    optimizer = schedule.build(recipe.optimizer, policy)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            loss, _ = policy(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    observation = Observation(sample.images, sample.instruction, sample.state)
+    return {
+        "seconds_per_step": _median_seconds(step, 5),
+        "seconds_per_inference": _median_seconds(lambda: policy.act([observation] * eval_batch), 5),
+        "tokens_per_sample": policy.count_tokens(sample.instruction),
+        "parameters": [count.model_dump() for count in policy.parameters_by_group()],
+    }
+
+
+def _random_sample(recipe: StudyTrain, spec: ActionSpec, states: int) -> Sample:
+    rng = np.random.default_rng(0)
+    size, chunk = recipe.policy.backbone.image_size, recipe.policy.chunk
+    images = {name: rng.integers(0, 255, (size, size, 3), dtype=np.uint8) for name in recipe.policy.cameras}
+    return Sample(
+        images=images,
+        instruction="open the drawer",
+        state=np.zeros(states, dtype=np.float32) if states else None,
+        actions=rng.uniform(-1, 1, (chunk, spec.size)).astype(np.float32),
+        mask=np.ones(chunk, dtype=bool),
+    )
+
+
+def _median_seconds(action: Any, repeats: int) -> float:
+    action()  # the first call compiles kernels and fills caches
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))

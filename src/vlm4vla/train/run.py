@@ -1,0 +1,156 @@
+"""``vlm4vla train``: a store and a VLM in, a policy folder with its record out."""
+
+import os
+import resource
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm4vla import config as configs
+from vlm4vla import records
+from vlm4vla.backbones.base import Inputs
+from vlm4vla.config import TrainConfig
+from vlm4vla.data.batch import Samples
+from vlm4vla.data.normalize import Normalizer
+from vlm4vla.data.store import Store
+from vlm4vla.policy import Facts, Policy, Preparer
+from vlm4vla.records import RunRecord
+from vlm4vla.train import checkpoint
+from vlm4vla.train.loop import World, fit
+from vlm4vla.train.objective import Objective
+
+PACKAGES = ("vlm4vla", "torch", "transformers", "tokenizers", "numpy", "pillow", "datasets", "pyarrow")
+
+
+class Examples:
+    """Prepared training examples of a store: what the loader processes hold (no weights)."""
+
+    def __init__(self, samples: Samples, preparer: Preparer) -> None:
+        self.samples, self.preparer = samples, preparer
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> Inputs:
+        index, epoch = key
+        return self.preparer.example(self.samples.sample(index, epoch))
+
+
+def facts_of(config: TrainConfig, store: Store) -> Facts:
+    """What the policy must carry: spec, normaliser fitted on this store, state statistics, provenance."""
+    statistics = store.statistics()
+    return Facts(
+        action_spec=store.action_spec,
+        normalizer=Normalizer.fit(store.action_spec, statistics, config.policy.normalizer),
+        state_names=tuple(store.state_names),
+        state_mean=tuple(statistics["state"]["mean"]) if store.state_names else (),
+        state_std=tuple(max(1e-6, s) for s in statistics["state"]["std"]) if store.state_names else (),
+        provenance={"store": store.digest, "seed": config.seed, "steps": config.steps, "batch": config.batch},
+    )
+
+
+def objective_of(config: TrainConfig, store: Store) -> tuple[Objective, Policy]:
+    policy = Policy.create(config.policy, facts_of(config, store), config.seed)
+    policy.freeze(config.freeze)
+    samples = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
+    items = Examples(samples, policy.preparer)
+    return Objective(policy, items, policy.preparer.collate, Policy.weight), policy
+
+
+def identity(config: TrainConfig, store_digest: str) -> str:
+    """Hash of everything that can change the weights: not where files lie, nor how they are loaded or logged."""
+    plain = configs.to_dict(config)
+    for key in ("out", "log_every", "checkpoint_every"):
+        del plain[key]
+    del plain["data"]["workers"]
+    plain["data"]["store"] = store_digest
+    return configs.digest(plain)
+
+
+def train(config: TrainConfig) -> RunRecord:
+    """Run or resume; a finished run with the same settings returns at once. Under torchrun, every rank calls this."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    store = Store.open(config.data.store)
+    config_hash = identity(config, store.digest)
+    record_file = config.out / "run.json"
+    if record_file.is_file():
+        done = records.read_one(record_file, RunRecord)
+        if done.config_hash == config_hash:
+            return done
+    world = World.join()
+    objective, policy = objective_of(config, store)
+    if world.rank == 0:
+        config.out.mkdir(parents=True, exist_ok=True)
+        records.write_atomic(config.out / "config.yaml", configs.to_yaml(config))
+    resumed = fit(objective, config, world, config.out, config_hash)
+    record = _record(config, config_hash, policy, store, started, time.monotonic() - began, resumed, world.size)
+    if world.rank == 0:
+        digest = policy.save(config.out / "policy")
+        record = record.model_copy(update={"inputs": {**record.inputs, "policy": digest}})
+        records.write_one(record_file, record)
+        checkpoint.remove(config.out)  # the finished policy replaces it
+    world.leave()
+    return record
+
+
+def _record(
+    config: TrainConfig,
+    config_hash: str,
+    policy: Policy,
+    store: Store,
+    started: str,
+    wall_s: float,
+    resumed: int,
+    world: int,
+) -> RunRecord:
+    commit, dirty = records.source_state()
+    return RunRecord(
+        run=config.out.name,
+        kind="train",
+        config=configs.to_dict(config),
+        config_hash=config_hash,
+        commit=commit,
+        dirty=dirty,
+        packages=records.package_versions(PACKAGES),
+        hardware=records.hardware() | {"processes": world, "device": str(policy.query_QD.device)},
+        seed=config.seed,
+        inputs={"store": store.digest},
+        parameters=policy.parameters_by_group(),
+        facts=_facts(config, policy, store) | {"resumed_from_step": resumed},
+        started=started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        wall_s=round(wall_s, 1),
+    )
+
+
+def _facts(config: TrainConfig, policy: Policy, store: Store) -> dict[str, Any]:
+    """What the run did, for the audit: measured from the prepared inputs, not copied from the configuration."""
+    sample = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed).sample(0, 0)
+    example = policy.preparer.example(sample)
+    ids = example["input_ids"]
+    processor = policy.backbone.processor
+    frozen = [g for g, ps in policy.backbone.groups().items() if ps and not any(p.requires_grad for p in ps)]
+    return {
+        "tokens_per_sample": len(ids),
+        "prompt": processor.tokenizer.decode(ids[: -config.policy.queries]),
+        "query_position": int(np.argmax(ids == processor.query_id)),
+        "image_pixels": [list(image.shape[:2]) for image in sample.images.values()],
+        "proprioception": config.policy.proprioception,
+        "samples_seen": config.steps * config.batch,
+        "epochs": round(config.steps * config.batch / len(policy_samples(config, store)), 2),
+        "frozen_groups": frozen,
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def policy_samples(config: TrainConfig, store: Store) -> Samples:
+    return Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
+
+
+def finished(out: Path) -> bool:
+    """Whether a training run has written its record (and with it the whole policy)."""
+    return (out / "run.json").is_file()

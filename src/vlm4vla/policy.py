@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -156,7 +156,10 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, observations: Sequence[Observation], tokens: int | None = None, precision: str = "fp32"
+        self,
+        observations: Sequence[Observation],
+        tokens: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> Float[np.ndarray, "B H A"]:
         """Action chunks in the units of the action spec, clipped to its limits. ``tokens`` fixes the text length."""
         examples = [self.preparer.prepare(o.images, o.instruction, o.state) for o in observations]

@@ -139,7 +139,7 @@ class Processor(ABC):
                 possible="at least one unused row, which marks the query's place",
                 todo="Resize the token embedding of the checkpoint by one row.",
             )
-        return used
+        return int(used)
 
 
 class Backbone(nn.Module):
@@ -165,7 +165,8 @@ class Backbone(nn.Module):
             hidden_BTD = self.model(**inputs, use_cache=False).last_hidden_state
         ids = inputs["input_ids"]
         places = ids == self.processor.query_id
-        return hidden_BTD[places].view(ids.shape[0], query_QD.shape[0], self.width)
+        readout_BQD: Tensor = hidden_BTD[places].view(ids.shape[0], query_QD.shape[0], self.width)
+        return readout_BQD
 
     def groups(self) -> dict[Group, list[nn.Parameter]]:
         """Every parameter in exactly one group; ``connector`` is what maps vision features to text width."""

@@ -6,6 +6,7 @@ Qwen/Qwen3-VL-4B-Instruct (``chat_template.json``); the golden test holds it. Po
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class Qwen3Processor(Processor):
 
 class Family(BackboneFamily):
     name = "qwen3_vl"
-    parameter_groups: tuple[tuple[str, Group], ...] = (
+    parameter_groups: ClassVar[tuple[tuple[str, Group], ...]] = (
         ("visual.merger.", "connector"),
         ("visual.deepstack_merger_list.", "connector"),
         ("visual.", "vision"),
@@ -121,4 +122,4 @@ class Family(BackboneFamily):
         return Qwen3Processor(tokenizer, config, model_config, queries)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
-        return [*model.visual.blocks, *model.language_model.layers]  # type: ignore[union-attr, list-item, misc]
+        return [*model.visual.blocks, *model.language_model.layers]  # type: ignore[union-attr, misc]

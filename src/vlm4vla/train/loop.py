@@ -129,7 +129,7 @@ def _batches(objective: Objective, config: TrainConfig, world: World, start: int
     items: Any = objective.items
     loader: DataLoader[Any] = DataLoader(
         items,
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         num_workers=config.data.workers,
         collate_fn=objective.collate,
         persistent_workers=False,

@@ -1,4 +1,4 @@
-"""What ``train`` takes: anything with ``prepare``-d examples, ``collate`` and a loss. A policy is one such objective."""
+"""What ``train`` takes: prepared examples, ``collate`` and a loss. A policy is one such objective."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

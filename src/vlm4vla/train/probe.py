@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm4vla.config import StudyTrain
+from vlm4vla.config import NormalizerConfig, StudyTrain
 from vlm4vla.data.batch import Sample
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.policy import Facts, Policy
@@ -21,8 +21,7 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
     """Seconds per optimizer step and per inference of ``eval_batch`` observations, and the parameter accounting."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    limits = {"low": [d.low for d in spec.dimensions], "high": [d.high for d in spec.dimensions]}
-    normalizer = Normalizer.fit(spec, limits, recipe.policy.normalizer.model_copy(update={"kind": "limits"}))
+    normalizer = Normalizer.fit(spec, None, NormalizerConfig(kind="limits"))
     zeros = (0.0,) * len(state_names)
     facts = Facts(spec, normalizer, state_names, zeros, (1.0,) * len(state_names), {})
     policy = Policy.create(recipe.policy, facts, seed=0)

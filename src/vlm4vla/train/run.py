@@ -4,7 +4,6 @@ import os
 import resource
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from vlm4vla.backbones.base import Inputs
 from vlm4vla.config import TrainConfig
 from vlm4vla.data.batch import Samples
 from vlm4vla.data.normalize import Normalizer
+from vlm4vla.data.statistics import Statistics
 from vlm4vla.data.store import Store
 from vlm4vla.policy import Facts, Policy, Preparer
 from vlm4vla.records import RunRecord
@@ -41,13 +41,13 @@ class Examples:
 
 def facts_of(config: TrainConfig, store: Store) -> Facts:
     """What the policy must carry: spec, normaliser fitted on this store, state statistics, provenance."""
-    statistics = store.statistics()
+    state = Statistics.of(store.states) if store.states is not None else None
     return Facts(
         action_spec=store.action_spec,
-        normalizer=Normalizer.fit(store.action_spec, statistics, config.policy.normalizer),
-        state_names=tuple(store.state_names),
-        state_mean=tuple(statistics["state"]["mean"]) if store.state_names else (),
-        state_std=tuple(max(1e-6, s) for s in statistics["state"]["std"]) if store.state_names else (),
+        normalizer=Normalizer.fit(store.action_spec, store.statistics(), config.policy.normalizer),
+        state_names=store.state_names,
+        state_mean=state.mean if state else (),
+        state_std=tuple(max(1e-6, s) for s in state.std) if state else (),
         provenance={"store": store.digest, "seed": config.seed, "steps": config.steps, "batch": config.batch},
     )
 
@@ -129,7 +129,8 @@ def _record(
 
 def _facts(config: TrainConfig, policy: Policy, store: Store) -> dict[str, Any]:
     """What the run did, for the audit: measured from the prepared inputs, not copied from the configuration."""
-    sample = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed).sample(0, 0)
+    samples = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
+    sample = samples.sample(0, 0)
     example = policy.preparer.example(sample)
     ids = example["input_ids"]
     processor = policy.backbone.processor
@@ -141,16 +142,7 @@ def _facts(config: TrainConfig, policy: Policy, store: Store) -> dict[str, Any]:
         "image_pixels": [list(image.shape[:2]) for image in sample.images.values()],
         "proprioception": config.policy.proprioception,
         "samples_seen": config.steps * config.batch,
-        "epochs": round(config.steps * config.batch / len(policy_samples(config, store)), 2),
+        "epochs": round(config.steps * config.batch / len(samples), 2),
         "frozen_groups": frozen,
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
-
-
-def policy_samples(config: TrainConfig, store: Store) -> Samples:
-    return Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
-
-
-def finished(out: Path) -> bool:
-    """Whether a training run has written its record (and with it the whole policy)."""
-    return (out / "run.json").is_file()

@@ -1,0 +1,43 @@
+# Two commands do all set-up: `make quickstart` and `make test`. Both can be run again at any time.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' \
+	2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+RUN := runs/quickstart
+
+.PHONY: quickstart test lint unit sim clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   install, then run the main job on the embedded benchmark: two arms, a report"
+	@echo "make test         install, then lint, types, import contracts and all tests"
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found. Install one, or say make PYTHON=/path/to/python."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# System libraries: through apt when root, else a sentence. The report's browser tests need Chromium.
+.PHONY: system-render system-browser
+system-render:
+	@sh tools/system.sh libosmesa6
+system-browser:
+	@sh tools/system.sh libosmesa6 chromium
+
+quickstart: $(STAMP) system-render
+	$(BIN)/vlm4vla study run studies/quickstart.yaml --out $(RUN)
+
+test: $(STAMP) system-browser lint
+	$(BIN)/vlm4vla bench install metaworld
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv runs

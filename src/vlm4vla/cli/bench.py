@@ -1,0 +1,107 @@
+"""``vlm4vla bench ...``"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vlm4vla.cli.common import add_group, add_verb, chosen_tasks, print_document, print_lines, say
+from vlm4vla.types import refuse
+
+
+def declare(verbs: Any) -> None:
+    group = add_group(verbs, "bench", "benchmarks: install, check, list episodes, record demonstrations")
+    add_verb(group, "list", _bench_list, "benchmarks and whether they are installed").add_argument(
+        "--json", action="store_true"
+    )
+    add_verb(group, "install", _bench_install, "make the benchmark's own environment").add_argument("name")
+    check = add_verb(group, "check", _bench_check, "does the simulator behave: pictures, expert, do-nothing, starts")
+    check.add_argument("name")
+    check.add_argument("--quick", action="store_true")
+    check.add_argument("--json", action="store_true")
+    episodes = add_verb(group, "episodes", _bench_episodes, "one line per evaluation episode")
+    episodes.add_argument("name")
+    episodes.add_argument("--tasks", nargs="*", default=[])
+    episodes.add_argument("--split", choices=("train", "dev", "eval"), default="eval")
+    episodes.add_argument("--per-task", type=int, default=20)
+    demos = add_verb(group, "demos", _bench_demos, "demonstrations of the scripted expert, as a LeRobot v3 data set")
+    demos.add_argument("name")
+    demos.add_argument("--config", type=Path, default=None, help="a YAML file with all settings instead of options")
+    demos.add_argument("--tasks", nargs="*", default=[])
+    demos.add_argument("--per-task", type=int, default=25)
+    demos.add_argument("--noise", type=float, default=0.3)
+    demos.add_argument("--workers", type=int, default=2)
+    demos.add_argument("--out", type=Path)
+
+
+def _bench_list(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla import registry
+    from vlm4vla.bench import install
+
+    lines = []
+    for name in registry.names("bench"):
+        benchmark = registry.find("bench", name).Benchmark()
+        lines.append(
+            {"name": name, "id": benchmark.id, "tasks": len(benchmark.tasks()), "installed": install.is_installed(name)}
+        )
+    print_lines(
+        lines,
+        a.json,
+        lambda r: (
+            f"{r['name']}  {r['id']}  {r['tasks']} tasks  "
+            f"{'installed' if r['installed'] else 'not installed: vlm4vla bench install ' + r['name']}"
+        ),
+    )
+    return 0
+
+
+def _bench_install(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.bench import install
+
+    install.install(a.name, say)
+    return 0
+
+
+def _bench_check(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.rollout import check
+
+    found = check.check(a.name, quick=a.quick, log=say)
+    print_document(found, a.json)
+    return 0 if found["ok"] else 1
+
+
+def _bench_episodes(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla import registry
+
+    benchmark = registry.find("bench", a.name).Benchmark()
+    for task in chosen_tasks(benchmark, a.tasks):
+        for episode in benchmark.episodes(a.split, task, a.per_task):
+            sys.stdout.write(json.dumps(episode.to_dict()) + "\n")
+    return 0
+
+
+def _bench_demos(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla import config, registry
+    from vlm4vla.config import DemosConfig
+    from vlm4vla.rollout import demos
+
+    if a.config is None and a.out is None:
+        raise refuse("bench demos has no folder to write to", possible="--out DIR or --config FILE", todo="Add --out.")
+    if a.config is not None:
+        settings = config.load(DemosConfig, a.config)
+    else:
+        tasks = chosen_tasks(registry.find("bench", a.name).Benchmark(), a.tasks)
+        settings = config.load(
+            DemosConfig,
+            None,
+            bench=a.name,
+            tasks=tasks,
+            per_task=a.per_task,
+            noise=a.noise,
+            workers=a.workers,
+            out=a.out,
+        )
+    demos.record(settings, progress=True)
+    say(f"{settings.out}: {settings.per_task} demonstrations of each of {len(settings.tasks)} tasks")
+    return 0

@@ -1,0 +1,85 @@
+"""``vlm4vla backbones | train | eval | serve ...``"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vlm4vla.cli.common import add_group, add_verb, names_of, print_lines, say
+
+
+def declare(verbs: Any) -> None:
+    group = add_group(verbs, "backbones", "VLM families and their conformance checks")
+    add_verb(group, "list", _backbones_list, "families that this installation knows").add_argument(
+        "--json", action="store_true"
+    )
+    check = add_verb(group, "check", _backbones_check, "run the conformance checks on a family's tiny preset")
+    check.add_argument("name")
+    check.add_argument("--json", action="store_true")
+    add_verb(verbs, "train", _train, "adapt a VLM on robot data: policy folder out", overrides=True).add_argument(
+        "config"
+    )
+    add_verb(verbs, "eval", _eval, "closed-loop rollouts: rows out", overrides=True).add_argument("config")
+    serve = add_verb(verbs, "serve", _serve, "policy server (openpi and vla-eval protocols)")
+    serve.add_argument("policy", help="policy folder or Hugging Face id")
+    serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: loopback only)")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--batch", type=int, default=4, help="the one padded batch shape")
+    serve.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    serve.add_argument("--tokens", type=int, default=None, help="fix the text length; default: as long as needed")
+
+
+def _backbones_list(a: argparse.Namespace, _rest: list[str]) -> int:
+    print_lines([{"name": name} for name in names_of("backbones")], a.json, lambda line: str(line["name"]))
+    return 0
+
+
+def _backbones_check(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.backbones import conformance
+
+    results = conformance.check(a.name)
+    lines = [{"check": name, "passed": passed, "found": found} for name, passed, found in results]
+    print_lines(lines, a.json, lambda r: f"{'pass' if r['passed'] else 'FAIL'}  {r['check']}: {r['found']}")
+    return 0 if all(passed for _, passed, _ in results) else 1
+
+
+def _train(a: argparse.Namespace, rest: list[str]) -> int:
+    from vlm4vla import config
+    from vlm4vla.config import TrainConfig
+    from vlm4vla.train import run
+
+    settings = config.load(TrainConfig, Path(a.config), rest)
+    run.train(settings)
+    say(f"{settings.out / 'policy'}")
+    return 0
+
+
+def _eval(a: argparse.Namespace, rest: list[str]) -> int:
+    from vlm4vla import config
+    from vlm4vla.config import EvalConfig
+    from vlm4vla.rollout import runner
+
+    settings = config.load(EvalConfig, Path(a.config), rest)
+    policy = None
+    if not settings.policy.startswith(("ws://", "wss://", "builtin:")):
+        policy = _load_policy(settings.policy, settings.threads)
+    runner.evaluate(settings, policy, progress=True)
+    say(f"{settings.out / 'rows.jsonl'}")
+    return 0
+
+
+def _serve(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.rollout import server
+
+    policy = _load_policy(a.policy, 0)
+    server.serve_forever(policy, a.batch, a.tokens, a.host, a.port, announce=say, precision=a.precision)
+    return 0
+
+
+def _load_policy(name: str, threads: int) -> Any:
+    import torch
+
+    from vlm4vla.policy import Policy
+
+    if threads:
+        torch.set_num_threads(threads)
+    return Policy.load(name)

@@ -1,0 +1,36 @@
+"""Statistics of actions, one number per dimension: what a normaliser is fitted from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Over ``count`` steps, in the units of the action spec; quantiles are exact, not of a histogram."""
+
+    count: int
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    q01: tuple[float, ...]
+    q99: tuple[float, ...]
+
+    @classmethod
+    def of(cls, actions: npt.NDArray[np.float32]) -> "Statistics":
+        """From (N, A) actions; N >= 1."""
+        exact = actions.astype(np.float64)
+        q01, q99 = np.quantile(exact, [0.01, 0.99], axis=0)
+        rows = (exact.min(0), exact.max(0), exact.mean(0), exact.std(0), q01, q99)
+        return cls(len(actions), *(tuple(float(x) for x in row) for row in rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Statistics":
+        return cls(data["count"], *(tuple(data[key]) for key in ("min", "max", "mean", "std", "q01", "q99")))

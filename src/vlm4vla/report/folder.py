@@ -1,0 +1,256 @@
+"""Read and check a study folder: the only thing a report is made from.
+
+    STUDY/study.json        what was asked, the arms, the references, and where their runs lie (relative to STUDY)
+    STUDY/estimates.jsonl   Estimate        STUDY/comparisons.jsonl   Comparison        STUDY/audit.json   Audit
+    train run: run.json, metrics.jsonl      evaluation run: run.json, rows.jsonl, videos/*.mp4
+
+Everything but study.json and the evaluation runs may be absent. Estimates are checked against the rows they claim to
+summarise: a number that its rows do not bear out is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, ValidationError
+
+from vlm4vla.records import Comparison, EpisodeRow, Estimate, Record, RunRecord, read_all, read_one
+from vlm4vla.report.sentences import row_name
+from vlm4vla.types import refuse
+
+
+class Arm(Record):
+    """One arm: folders relative to the study; ``run`` is null where nothing was trained."""
+
+    name: str
+    label: str
+    run: str | None
+    eval: str
+
+
+class Reference(Record):
+    """A builtin policy that gives the scale: do-nothing is the floor, expert the ceiling."""
+
+    name: str
+    label: str
+    eval: str
+
+
+class StudyFile(Record):
+    """study.json. ``instructions``: task to sentence; ``wall_s``: stage to seconds; ``estimate_s``: predicted total."""
+
+    name: str
+    title: str
+    caveat: str
+    factor: str
+    benchmark: str
+    tasks: list[str]
+    instructions: dict[str, str]
+    arms: list[Arm]
+    references: list[Reference]
+    command: str
+    created: str
+    wall_s: dict[str, float]
+    estimate_s: float | None
+
+
+class AuditRow(Record):
+    """One setting over all arms; ``allowed`` only matters where it ``differs``."""
+
+    setting: str
+    # the JSON key is fixed by the study's contract
+    class_: Literal["must-equal", "may-differ", "declared"]
+    values: dict[str, Any]
+    differs: bool
+    allowed: bool
+    reason: str | None
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.rstrip("_"), validate_by_alias=True
+    )
+
+
+class Audit(Record):
+    """audit.json: what differs between the arms beside the declared factor."""
+
+    factor: str
+    rows: list[AuditRow]
+    ok: bool
+
+
+class Metric(Record):
+    """One line of metrics.jsonl; other keys of the trainer are kept out of the report."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    step: int
+    samples: int | None = None
+    loss: float | None = None
+    arm_loss: float | None = None
+    gripper_loss: float | None = None
+    grad_norm: float | None = None
+    lr: float | None = None
+    samples_per_s: float | None = None
+    data_wait: float | None = None
+    wall_s: float | None = None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of the main table: a reference, an arm, or an arm under an evaluation-only control."""
+
+    kind: Literal["reference", "arm", "control"]
+    arm: str
+    control: str | None
+    label: str
+    folder: Path
+    run: RunRecord
+    rows: tuple[EpisodeRow, ...]
+    estimates: dict[str | None, Estimate]
+
+    @property
+    def name(self) -> str:
+        return row_name(self.arm, self.control)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training run of an arm; ``run`` null where nothing was trained."""
+
+    arm: Arm
+    run: RunRecord | None
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """All records of a study, checked against each other."""
+
+    file: StudyFile
+    table: tuple[TableRow, ...]
+    comparisons: tuple[Comparison, ...]
+    training: tuple[Training, ...]
+    audit: Audit | None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Row name to printed label, as comparisons name their sides."""
+        return {row.name: row.label for row in self.table}
+
+    def title(self, comparison: Comparison) -> str:
+        """``Full fine-tuning − Vision frozen``; a policy against its own control: ``... − same with image-blank``."""
+        a, b = comparison.a, comparison.b
+        control = next((row.control for row in self.table if row.name == b and row.arm == a and row.control), None)
+        second = f"same with {control}" if control else self.labels.get(b, b)
+        return f"{self.labels.get(a, a)} − {second}"
+
+
+R = TypeVar("R", bound=Record)
+
+
+def load(folder: Path) -> Study:
+    """Read a study; raises a four-part error for a missing, torn or contradictory record."""
+    file = _document(folder / "study.json", StudyFile)
+    estimates = read_all(folder / "estimates.jsonl", Estimate)
+    for estimate in estimates:
+        if estimate.benchmark != file.benchmark:
+            raise refuse(
+                f"An estimate of {estimate.arm!r} is about {estimate.benchmark}, the study about {file.benchmark}",
+                possible="one benchmark id with one version per study",
+                todo="Run the study again on one version; two versions are never pooled.",
+            )
+    table: list[TableRow] = []
+    for reference in file.references:
+        table += _table_rows(folder, reference, estimates)
+    for arm in file.arms:
+        table += _table_rows(folder, arm, estimates)
+    audit = _document(folder / "audit.json", Audit) if (folder / "audit.json").is_file() else None
+    return Study(
+        file=file,
+        table=tuple(table),
+        comparisons=tuple(read_all(folder / "comparisons.jsonl", Comparison)),
+        training=tuple(_training(folder, arm) for arm in file.arms),
+        audit=audit,
+    )
+
+
+def _document(path: Path, cls: type[R]) -> R:
+    if not path.is_file():
+        raise refuse(
+            f"No {path.name} in {path.parent}",
+            possible="the folder that `vlm4vla study run` wrote",
+            todo="Give a study's folder, or finish the study first with `vlm4vla study run`.",
+        )
+    try:
+        return cls.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise refuse(
+            f"{path} is not valid: {first['msg']} at {'.'.join(map(str, first['loc'])) or 'the top'}",
+            possible=sorted(cls.model_fields),
+            todo="Write it again with `vlm4vla study run`; finished cells are not repeated.",
+        ) from error
+
+
+def run_folder(study: Path, relative: str) -> Path:
+    """A run's folder; absolute ones are refused, since a study must survive being copied elsewhere."""
+    if Path(relative).is_absolute():
+        raise refuse(
+            f"Run folder {relative!r} is absolute",
+            possible="a path relative to the study folder",
+            todo="Keep the runs inside the study folder.",
+        )
+    return study / relative
+
+
+def _table_rows(study: Path, entry: Arm | Reference, estimates: Sequence[Estimate]) -> list[TableRow]:
+    """The plain row first, then one row per control, in the order in which they were evaluated."""
+    folder = run_folder(study, entry.eval)
+    run = read_one(folder / "run.json", RunRecord)
+    rows = read_all(folder / "rows.jsonl", EpisodeRow)
+    if not rows or any(row.arm != entry.name for row in rows):
+        raise refuse(
+            f"{folder} does not hold the rows of {entry.name!r} (found: {sorted({row.arm for row in rows})})",
+            possible="an evaluation folder whose rows.jsonl names this arm",
+            todo="Correct the folder in study.json, or run the evaluation.",
+        )
+    out: list[TableRow] = []
+    for control in sorted({row.control for row in rows}, key=lambda c: (c is not None, c or "")):
+        own = tuple(row for row in rows if row.control == control)
+        mine = {e.task: e for e in estimates if e.arm == entry.name and e.control == control}
+        for task, estimate in mine.items():
+            _check(estimate, [row for row in own if task is None or row.task == task], entry.name)
+        kind: Literal["reference", "arm", "control"] = "arm" if isinstance(entry, Arm) else "reference"
+        label = entry.label if control is None else f"{entry.label} ({control})"
+        out.append(
+            TableRow(
+                kind=kind if control is None else "control",
+                arm=entry.name,
+                control=control,
+                label=label,
+                folder=folder,
+                run=run,
+                rows=own,
+                estimates=mine,
+            )
+        )
+    return out
+
+
+def _check(estimate: Estimate, rows: Sequence[EpisodeRow], name: str) -> None:
+    counted = (len(rows), sum(row.success for row in rows))
+    if counted != (estimate.episodes, estimate.successes):
+        raise refuse(
+            f"The estimate of {row_name(name, estimate.control)!r} on {estimate.task or 'all tasks'} says "
+            f"{estimate.successes} of {estimate.episodes}, its rows say {counted[1]} of {counted[0]}",
+            possible="estimates made from these rows",
+            todo="Make the estimates again with `vlm4vla study run`; it keeps finished episodes.",
+        )
+
+
+def _training(study: Path, arm: Arm) -> Training:
+    if arm.run is None:
+        return Training(arm, None, ())
+    folder = run_folder(study, arm.run)
+    return Training(arm, read_one(folder / "run.json", RunRecord), tuple(read_all(folder / "metrics.jsonl", Metric)))

@@ -1,0 +1,139 @@
+"""Who chooses the actions of a rollout: a policy server, the benchmark's own expert, or nobody.
+
+Runs in the simulator's environment: numpy, msgpack and websockets only.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm4vla.rollout.wire import INSTRUCTION_KEY, STATE_KEY, PolicyClient, image_keys
+from vlm4vla.types import ActionSpec, Benchmark, Env, EpisodeSpec, Observation, Vector, refuse
+
+BUILTIN = "builtin:"
+REPLY_TIMEOUT_S = 300.0  # the first answer of a server may include compiling the model
+Chunk = npt.NDArray[np.float32]
+
+
+class Chooser(Protocol):
+    """``looks`` says whether ``ask`` needs an observation; builtin policies get None."""
+
+    looks: bool
+
+    def reset(self, episode: EpisodeSpec) -> None: ...
+    def ask(self, observation: Observation | None) -> Chunk: ...
+
+
+class Expert:
+    """The scripted expert of the live environment, one action at a time."""
+
+    looks = False
+
+    def __init__(self, bench: Benchmark, env: Env) -> None:
+        self._expert = bench.expert(env)
+
+    def reset(self, episode: EpisodeSpec) -> None:
+        self._expert.reset(episode)
+
+    def ask(self, _: Observation | None) -> Chunk:
+        return self._expert.act()[None]
+
+
+class Idle:
+    """Does nothing, the way the benchmark means it."""
+
+    looks = False
+
+    def __init__(self, action: Vector) -> None:
+        self._chunk = action[None]
+
+    def reset(self, episode: EpisodeSpec) -> None: ...
+
+    def ask(self, _: Observation | None) -> Chunk:
+        return self._chunk
+
+
+class Server:
+    """A policy server, asked over one connection that is kept for the life of the worker."""
+
+    looks = True
+
+    def __init__(self, client: PolicyClient, bench: Benchmark, execute: int) -> None:
+        self._client, self._execute = client, execute
+        self._actions = bench.action_spec.size
+        self._keys, self._sends_state = request_keys(client.metadata, bench, client.uri)
+
+    def reset(self, episode: EpisodeSpec) -> None: ...
+
+    def ask(self, observation: Observation | None) -> Chunk:
+        """Chunk (H, A) in the benchmark's units; refuses one that is malformed or shorter than what is executed."""
+        assert observation is not None
+        request: dict[str, Any] = {key: observation.images[camera] for camera, key in self._keys.items()}
+        if self._sends_state:
+            assert observation.state is not None
+            request[STATE_KEY] = observation.state
+        reply = self._client.infer(request | {INSTRUCTION_KEY: observation.instruction})
+        if "actions" not in reply:
+            raise refuse(
+                f"The policy at {self._client.uri} answered with the keys {sorted(map(str, reply))}",
+                possible=["actions"],
+                todo="Give the address of a server that speaks openpi's protocol.",
+            )
+        chunk = np.asarray(reply["actions"], np.float32)
+        if chunk.ndim != 2 or chunk.shape[0] < self._execute or chunk.shape[1] != self._actions:
+            raise refuse(
+                f"The policy at {self._client.uri} answered with actions of shape {chunk.shape}",
+                possible=f"(H, {self._actions}) with H of at least {self._execute}, the steps executed of each chunk",
+                todo="Lower execute, or serve a policy of this benchmark.",
+            )
+        return chunk
+
+
+def request_keys(metadata: Mapping[str, Any], bench: Benchmark, uri: str) -> tuple[dict[str, str], bool]:
+    """Camera -> key of its picture in a request, and whether the state is sent.
+
+    A server of ours declares what it wants; any other gets all cameras under openpi's usual names, and the state.
+    """
+    cameras = [camera.name for camera in bench.cameras]
+    if "observation" not in metadata:
+        return image_keys(cameras), True
+    wanted = metadata["observation"]
+    for camera in wanted["images"]:
+        if camera not in cameras:
+            raise refuse(
+                f"The policy at {uri} wants the camera {camera!r}",
+                given=camera,
+                possible=cameras,
+                todo="Serve a policy that was trained on this benchmark's cameras.",
+            )
+    names = list(wanted["state"]["names"]) if wanted["state"] else []
+    if names and names != list(bench.state_names):
+        raise refuse(
+            f"The policy at {uri} wants the state {names}",
+            possible=list(bench.state_names),
+            todo="Serve a policy that was trained on this benchmark's state.",
+        )
+    return {camera: entry["key"] for camera, entry in wanted["images"].items()}, bool(names)
+
+
+def check_spec(metadata: Mapping[str, Any], spec: ActionSpec, assume_spec: bool, uri: str) -> None:
+    """Refuse a server whose actions mean something else than the benchmark's, or that does not say what they mean."""
+    if "action_spec" not in metadata:
+        if assume_spec:
+            return
+        raise refuse(
+            f"The policy at {uri} declares no action spec",
+            possible=f"the benchmark's: {spec}",
+            todo="If its actions mean exactly that, say so with --assume_spec true.",
+        )
+    theirs = ActionSpec.from_dict(metadata["action_spec"])
+    differences = theirs.differences(spec)
+    if differences:
+        raise refuse(
+            f"The actions of the policy at {uri} do not mean what the benchmark's do: {'; '.join(differences)}. "
+            f"The policy declares {theirs}",
+            possible=f"the benchmark's: {spec}",
+            todo="Serve a policy that was trained on actions of this spec, or name a conversion.",
+        )

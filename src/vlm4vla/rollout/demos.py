@@ -1,0 +1,283 @@
+"""Demonstrations: a benchmark's scripted expert on its train starts, recorded as a LeRobot data set.
+
+``out`` holds the data set (``meta/``, ``data/``), ``run.json``, ``skipped.jsonl`` (starts on which the expert failed)
+and the workers' log. A killed run goes on where it stopped; a finished one returns at once.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm4vla import config as configs
+from vlm4vla import records, registry
+from vlm4vla.config import DemosConfig
+from vlm4vla.data import lerobot_layout as layout
+from vlm4vla.data.base import RawEpisode
+from vlm4vla.data.progress import bar
+from vlm4vla.data.readers.lerobot_v3 import Reader
+from vlm4vla.data.writers.lerobot_v3 import Writer
+from vlm4vla.records import Record, RunRecord
+from vlm4vla.types import Benchmark, EpisodeSpec, UserError, refuse
+
+if TYPE_CHECKING:
+    from vlm4vla.rollout.runner import Pool, PoolFactory
+
+_NOT_IDENTITY = {"workers", "out"}  # settings that cannot change the data set
+_PACKAGES = ("vlm4vla", "numpy", "pillow", "pyarrow", "datasets", "msgpack")
+_MAX_STARTS = 4  # starts tried per wanted demonstration, before the expert is blamed
+_Start = tuple[str, int]
+
+
+class DemosFailed(RuntimeError):
+    """Simulators or workers failed on these starts. A second run tries them again; the others are stored."""
+
+
+class SkippedStart(Record):
+    """A start on which the expert did not succeed."""
+
+    task: str
+    index: int
+    seed: int
+
+
+def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | None" = None) -> RunRecord:
+    """Record ``per_task`` successful episodes of each task (all tasks when none is named); returns the finished record.
+
+    Kept are the first ``per_task`` starts of the train list on which the expert succeeds; which these are depends
+    neither on workers nor on timing. Raises UserError for an unknown task, another run's ``out`` or an expert that
+    fails too often, DemosFailed when workers failed for good.
+    """
+    bench: Benchmark = registry.find("bench", config.bench).Benchmark()
+    tasks = _chosen_tasks(config, bench)
+    began = time.monotonic()
+    run = _begun(config, bench)
+    if run.finished is not None:
+        return run
+    writer = Writer(
+        config.out,
+        action_spec=bench.action_spec,
+        cameras=bench.cameras,
+        state_names=bench.state_names,
+        section=_section(config, bench, tasks),
+    )
+    if not writer.finished:  # else a run that was killed after its last step but one
+        todo = _Todo(config, bench, tasks, writer)
+        if todo.missing():
+            with _workers(config, pool_factory) as pool:
+                run = _with_versions(config.out, run, pool.versions)
+                _collect(config, pool, todo, progress)
+        writer.finish(todo.kept())
+    facts = _facts(config, bench, tasks)
+    run = run.model_copy(update={"facts": facts, "finished": _now(), "wall_s": round(time.monotonic() - began, 3)})
+    records.write_one(config.out / "run.json", run)
+    return run
+
+
+class _Todo:
+    """Which starts are judged, and which have to be tried next."""
+
+    def __init__(self, config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...], writer: Writer) -> None:
+        self._config, self._bench, self._tasks = config, bench, tasks
+        self._places = {task: place for place, task in enumerate(tasks)}
+        self._writer = writer
+        self._skipped = config.out / "skipped.jsonl"
+        self._staged = set(writer.staged())
+        self._failed = {(s.task, s.index) for s in records.read_all(self._skipped, SkippedStart)}
+
+    def key(self, start: _Start) -> str:
+        """The writer's key: sorted by task as listed, then by index."""
+        return f"{self._places[start[0]]:04d}-{start[1]:07d}"
+
+    def missing(self) -> list[EpisodeSpec]:
+        """Starts to try next: those that will be kept if the expert succeeds on all of them. [] when done.
+
+        Walks each list in index order and takes unjudged starts for successes. So no start is tried that is not
+        needed, and what is kept in the end is the first ``per_task`` successes, whoever ran them when.
+        """
+        out: list[EpisodeSpec] = []
+        per_task = self._config.per_task
+        for task in self._tasks:
+            starts = self._bench.episodes("train", task, per_task * _MAX_STARTS)
+            wanted = per_task
+            for spec in starts:
+                if not wanted:
+                    break
+                start = (task, spec.index)
+                if start in self._failed:
+                    continue
+                wanted -= 1
+                if self.key(start) not in self._staged:
+                    out.append(spec)
+            if wanted:
+                raise refuse(
+                    f"The expert of {task!r} succeeds on {per_task - wanted} of {len(starts)} starts",
+                    possible=f"{per_task} successes among the first {len(starts)} starts",
+                    todo="Lower the noise or per_task, or leave the task out.",
+                )
+        return out
+
+    def add(self, spec: EpisodeSpec, result: Mapping[str, Any]) -> bool:
+        """Store one judged start; True when it is a demonstration."""
+        start = (spec.task, spec.index)
+        if not result["success"]:
+            records.append(self._skipped, SkippedStart(task=spec.task, index=spec.index, seed=spec.seed))
+            self._failed.add(start)
+            return False
+        episode = RawEpisode(
+            instruction=spec.instruction,
+            images=result["images"],
+            actions=np.asarray(result["actions"], np.float32),
+            states=np.asarray(result["states"], np.float32) if self._bench.state_names else None,
+            task=spec.task,
+            source=spec.index,
+            info={"seed": spec.seed, "first_success": int(np.argmax(result["successes"]))},
+        )
+        self._writer.add(self.key(start), episode)
+        self._staged.add(self.key(start))
+        return True
+
+    @property
+    def done(self) -> int:
+        return len(self._staged)
+
+    def kept(self) -> list[str]:
+        return sorted(self._staged)
+
+
+def _collect(config: DemosConfig, pool: "Pool", todo: _Todo, progress: bool) -> None:
+    """Run starts until every task has its demonstrations."""
+    failures: list[str] = []
+    missing = todo.missing()
+    with bar("demonstrations", todo.done + len(missing), progress, todo.done) as advance:
+        while missing and not failures:
+            for spec, result in _run(config, pool, missing):
+                if result["kind"] == "failure":
+                    if result["user"]:
+                        raise UserError(result["error"])
+                    failures.append(f"{spec.task} {spec.index}: {result['error']}")
+                elif todo.add(spec, result):
+                    advance()
+            missing = todo.missing()
+    if failures:
+        raise DemosFailed(
+            f"{len(failures)} starts could not be run. The first: {failures[0]}. The other episodes are stored: run "
+            f"the same command again to try these once more (the workers' log is {config.out / 'log'})."
+        )
+
+
+def _run(config: DemosConfig, pool: "Pool", starts: list[EpisodeSpec]) -> Iterator[tuple[EpisodeSpec, dict[str, Any]]]:
+    jobs = [
+        {
+            "kind": "demo",
+            "id": f"{spec.task}/{spec.index}",
+            "episode": spec.to_dict(),
+            "noise": config.noise,
+            "after_success": config.after_success,
+        }
+        for spec in starts
+    ]
+    for job, result in pool.run(jobs):
+        yield EpisodeSpec.from_dict(job["episode"]), result
+
+
+def _chosen_tasks(config: DemosConfig, bench: Benchmark) -> tuple[str, ...]:
+    known = bench.tasks()
+    for task in config.tasks:
+        if task not in known:
+            raise refuse(
+                f"Unknown task {task!r} of {config.bench!r}", given=task, possible=known, todo="Use one of these."
+            )
+    if len(set(config.tasks)) < len(config.tasks):
+        raise refuse(f"A task is listed twice: {', '.join(config.tasks)}", todo="List each task once.")
+    return config.tasks or known
+
+
+def _section(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """What the data set says about its making."""
+    return {
+        "benchmark": bench.id,
+        "split": "train",
+        "success_rule": bench.success_rule,
+        "tasks": list(tasks),
+        "per_task": config.per_task,
+        "expert": {"noise": config.noise, "after_success": config.after_success},
+    }
+
+
+def _begun(config: DemosConfig, bench: Benchmark) -> RunRecord:
+    """The record of this run: that of an earlier attempt, or a new one. Refuses a folder of another run."""
+    identity = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY} | {"benchmark": bench.id}
+    identity_hash = configs.digest(identity)
+    file = config.out / "run.json"
+    if file.is_file():
+        earlier = records.read_one(file, RunRecord)
+        if earlier.config_hash != identity_hash:
+            changed = configs.diff(earlier.config, configs.to_dict(config))
+            told = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in changed.items() if k not in _NOT_IDENTITY)
+            raise refuse(
+                f"{config.out} holds another run ({told or 'another version of the benchmark'})",
+                possible="an empty folder, or the settings of that run",
+                todo="Choose another --out, or remove the folder.",
+            )
+        return earlier
+    commit, dirty = records.source_state()
+    run = RunRecord(
+        run=f"demos-{identity_hash}",
+        kind="demos",
+        config=configs.to_dict(config),
+        config_hash=identity_hash,
+        commit=commit,
+        dirty=dirty,
+        packages=records.package_versions(_PACKAGES),
+        hardware=records.hardware(),
+        seed=None,  # the starts have seeds of their own, which also seed the noise
+        started=_now(),
+    )
+    records.write_one(file, run)
+    return run
+
+
+def _with_versions(out: Path, run: RunRecord, versions: Mapping[str, str]) -> RunRecord:
+    """Stores the simulator's versions; refuses to go on with another simulator than the one that began."""
+    changed = configs.diff(run.versions, versions) if run.versions else {}
+    if changed:
+        told = "; ".join(f"{name}: {old} then, {new} now" for name, (old, new) in changed.items())
+        raise refuse(
+            f"The simulator is not the one that began {out} ({told})",
+            possible="the versions of the first attempt",
+            todo="Install those again, or choose another --out.",
+        )
+    run = run.model_copy(update={"versions": dict(versions)})
+    records.write_one(out / "run.json", run)
+    return run
+
+
+def _facts(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...]) -> dict[str, Any]:
+    info = json.loads((config.out / layout.INFO).read_text())
+    skipped = Counter(s.task for s in records.read_all(config.out / "skipped.jsonl", SkippedStart))
+    return {
+        "benchmark": bench.id,
+        "digest": Reader(config.out).digest(),
+        "episodes": info["total_episodes"],
+        "frames": info["total_frames"],
+        "skipped": {task: skipped[task] for task in tasks},
+    }
+
+
+def _workers(config: DemosConfig, pool_factory: "PoolFactory | None") -> AbstractContextManager["Pool"]:
+    if pool_factory is not None:
+        return pool_factory(config.bench, config.workers, config.out / "log")
+    from vlm4vla.rollout.pool import WorkerPool
+
+    return WorkerPool(config.bench, config.workers, config.out / "log")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

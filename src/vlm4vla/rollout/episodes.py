@@ -1,0 +1,145 @@
+"""What a simulator worker does with one job on a live environment. Plain dicts in and out; numpy only."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlm4vla.rollout.asking import Chooser
+from vlm4vla.types import Benchmark, Env, EpisodeSpec, Image, Observation, StepResult, Vector, refuse
+
+STEP_LIMIT = "step_limit"
+"""``failure`` of an episode that ran to the step limit without success."""
+
+Job = Mapping[str, Any]
+Images = Mapping[str, Image]
+
+
+class _Eyes:
+    """What the policy sees and is told: the truth, or the control's substitute."""
+
+    def __init__(self, job: Job, bench: Benchmark, env: Env) -> None:
+        control: str | None = job["control"]
+        self._instruction: str = job["instruction"]
+        self._fixed: Images | None = None
+        if control == "image-blank":
+            self._fixed = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in bench.cameras}
+        elif control == "image-other":
+            seen = env.reset(EpisodeSpec.from_dict(job["other"])).observation
+            assert seen is not None
+            self._fixed = seen.images
+        elif control not in (None, "instruction-swapped"):
+            raise refuse(
+                f"Unknown control {control!r}",
+                given=control,
+                possible=["null", "image-blank", "image-other", "instruction-swapped"],
+                todo="Use one of these.",
+            )
+
+    def see(self, observation: Observation | None) -> Observation:
+        """The observation to ask the policy with."""
+        assert observation is not None
+        images = observation.images if self._fixed is None else self._fixed
+        return Observation(images, self._instruction, observation.state)
+
+
+def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str, Any]:
+    """One closed-loop episode; ends at the first success or at the step limit.
+
+    Pictures are rendered for the queries of a policy that looks, and for every step of a video.
+    """
+    started = time.perf_counter()
+    episode, execute, video = EpisodeSpec.from_dict(job["episode"]), int(job["execute"]), bool(job["video"])
+    assert execute >= 1
+    eyes = _Eyes(job, bench, env)
+    frames: list[Image] = []
+    camera = bench.cameras[0].name
+    looks = chooser.looks
+    result = env.reset(episode, render=looks or video)
+    chooser.reset(episode)
+    step = 0
+    while not result.success and step < bench.step_limit:
+        chunk = chooser.ask(eyes.see(result.observation) if looks else None)
+        for place, action in enumerate(chunk[:execute]):
+            if video and result.observation is not None:
+                frames.append(result.observation.images[camera])
+            step += 1
+            last = place + 1 == min(execute, len(chunk)) and step < bench.step_limit
+            result = env.step(action, render=video or (looks and last))
+            if result.success or step >= bench.step_limit:
+                break
+    if video and result.observation is not None:
+        frames.append(result.observation.images[camera])
+    return {
+        "success": result.success,
+        "steps": step,
+        "first_success_step": step if result.success else None,
+        "failure": None if result.success else STEP_LIMIT,
+        "wall_s": time.perf_counter() - started,
+        "frames": np.stack(frames) if video else None,
+    }
+
+
+def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
+    """The scripted expert with noise on its arm; what is recorded is what was seen, and the clean action as label.
+
+    Gaussian noise of sd ``noise`` is added to the arm dimensions and clipped to their limits. Recording goes on for
+    ``after_success`` steps after the first success. An episode without success comes back without pictures.
+    """
+    episode, noise, after = EpisodeSpec.from_dict(job["episode"]), float(job["noise"]), int(job["after_success"])
+    spec, expert = bench.action_spec, bench.expert(env)
+    low, high = (np.array([getattr(d, side) for d in spec.dimensions], np.float32) for side in ("low", "high"))
+    arm = list(spec.arm)
+    random = np.random.default_rng(np.random.SeedSequence(episode.seed))
+    seen: list[Observation] = []
+    labels: list[Vector] = []
+    successes: list[bool] = []
+    result = env.reset(episode)
+    expert.reset(episode)
+    end = bench.step_limit
+    while len(labels) < end:
+        assert result.observation is not None
+        label = spec.check(expert.act())
+        executed = label.copy()
+        executed[arm] += random.normal(0.0, noise, len(arm)).astype(np.float32)
+        seen.append(result.observation)
+        labels.append(label)
+        result = env.step(np.clip(executed, low, high), render=True)
+        if result.success and not any(successes):
+            end = len(labels) + after
+        successes.append(result.success)
+    success = any(successes)
+    cameras = [c.name for c in bench.cameras] if success else []
+    return {
+        "success": success,
+        "images": {name: np.stack([o.images[name] for o in seen]) for name in cameras},
+        "states": np.stack([_state(o) for o in seen]),
+        "actions": np.stack(labels),
+        "successes": np.array(successes),
+    }
+
+
+def frame(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
+    """The first picture and state of a start."""
+    observation = env.reset(EpisodeSpec.from_dict(job["episode"])).observation
+    assert observation is not None
+    return {"frame": observation.images[bench.cameras[0].name], "state": _state(observation)}
+
+
+def replay(job: Job, env: Env) -> dict[str, Any]:
+    """Execute a list of actions (N, A) without rendering: the full state at the start and after each step."""
+    result: StepResult = env.reset(EpisodeSpec.from_dict(job["episode"]), render=False)
+    start = env.snapshot()
+    states = []
+    successes: list[bool] = []
+    for action in job["actions"]:
+        result = env.step(np.asarray(action, np.float32), render=False)
+        states.append(env.snapshot())
+        successes.append(result.success)
+    stacked = np.stack(states) if states else np.empty((0, start.size))
+    return {"start": start, "states": stacked, "successes": np.array(successes, bool)}
+
+
+def _state(observation: Observation) -> Vector:
+    return np.zeros(0, np.float32) if observation.state is None else observation.state

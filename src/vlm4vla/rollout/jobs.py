@@ -1,0 +1,120 @@
+"""Which episodes an evaluation runs, with which evaluation-only controls: plain dicts that a worker understands.
+
+Controls (each is run on the same starts as the evaluation itself, so that rows pair up):
+
+``image-blank``          the policy sees a blank picture;
+``image-other``          it sees the start of another episode of the same task: the next one of the list, the first
+                         one after the last;
+``instruction-swapped``  it is told the instruction of another task, see :func:`swap_pairs`. Success still means the
+                         task itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vlm4vla.config import EvalConfig
+from vlm4vla.types import Benchmark, EpisodeSpec, refuse
+
+CONTROLS = ("image-blank", "image-other", "instruction-swapped")
+Job = dict[str, Any]
+
+
+def chosen_tasks(config: EvalConfig, bench: Benchmark) -> tuple[str, ...]:
+    """The tasks of the configuration (all of the benchmark when it names none); refuses unknown and repeated ones."""
+    known = bench.tasks()
+    for task in config.tasks:
+        if task not in known:
+            raise refuse(
+                f"Unknown task {task!r} of {config.bench!r}", given=task, possible=known, todo="Use one of these."
+            )
+    if len(set(config.tasks)) < len(config.tasks):
+        raise refuse(f"A task is listed twice: {', '.join(config.tasks)}", todo="List each task once.")
+    return config.tasks or known
+
+
+def chosen_controls(config: EvalConfig) -> list[str | None]:
+    """The controls in the order in which they run: none first, each once."""
+    for control in config.controls:
+        if control is not None and control not in CONTROLS:
+            raise refuse(
+                f"Unknown control {control!r}", given=control, possible=["null", *CONTROLS], todo="Use one of these."
+            )
+    if not config.controls:
+        raise refuse("No control is listed, so nothing would run", possible=["null", *CONTROLS], todo="List null.")
+    plain: list[str | None] = [None] if None in config.controls else []
+    return plain + [c for c in dict.fromkeys(config.controls) if c is not None]
+
+
+def swap_pairs(tasks: Sequence[str]) -> dict[str, str]:
+    """Task -> task whose instruction it gets under ``instruction-swapped``.
+
+    The other task whose dash-separated name shares the longest beginning with it (the first of the list among equals);
+    where none shares any, the next of the list, the first one after the last. So opening and closing of one object
+    swap, which only the instruction can tell apart. Refuses a single task.
+    """
+    if len(tasks) < 2:
+        raise refuse(
+            f"The control instruction-swapped was asked for with the tasks {list(tasks)}",
+            possible="two or more tasks",
+            todo="Add a task, or leave the control out.",
+        )
+    pairs: dict[str, str] = {}
+    for place, task in enumerate(tasks):
+        others = [other for other in tasks if other != task]
+        best = max(others, key=lambda other: _shared(task, other))
+        pairs[task] = best if _shared(task, best) else tasks[(place + 1) % len(tasks)]
+    return pairs
+
+
+def build(config: EvalConfig, bench: Benchmark, uri: str) -> list[Job]:
+    """All jobs of the evaluation, controls outermost, in the order in which they are handed out.
+
+    Keys: kind "rollout", id, episode and other (EpisodeSpec dicts; other is null but for image-other), control,
+    instruction (what the policy is told), policy (``uri``), execute, video, assume_spec.
+    """
+    tasks = chosen_tasks(config, bench)
+    controls = chosen_controls(config)
+    pairs = swap_pairs(tasks) if "instruction-swapped" in controls else {}
+    return [
+        {
+            "kind": "rollout",
+            "id": f"{control or 'none'}/{task}/{episode.index}",
+            "episode": episode.to_dict(),
+            "control": control,
+            "other": other.to_dict() if other else None,
+            "instruction": bench.instruction(pairs[task]) if control == "instruction-swapped" else episode.instruction,
+            "policy": uri,
+            "execute": config.execute,
+            "video": place < config.videos_per_task,
+            "assume_spec": config.assume_spec,
+        }
+        for control in controls
+        for task in tasks
+        for place, (episode, other) in enumerate(_starts(config, bench, control, task))
+    ]
+
+
+def _starts(
+    config: EvalConfig, bench: Benchmark, control: str | None, task: str
+) -> list[tuple[EpisodeSpec, EpisodeSpec | None]]:
+    count = config.episodes if control is None else config.control_episodes or config.episodes
+    episodes = bench.episodes(config.split, task, max(count, config.episodes))
+    if control != "image-other":
+        return [(episode, None) for episode in episodes[:count]]
+    if len(episodes) < 2:
+        raise refuse(
+            f"The control image-other was asked for with {len(episodes)} episode of {task!r}",
+            possible="2 or more episodes: the picture of another one is shown",
+            todo="Raise episodes, or leave the control out.",
+        )
+    return [(episodes[i], episodes[(i + 1) % len(episodes)]) for i in range(count)]
+
+
+def _shared(a: str, b: str) -> int:
+    """Number of dash-separated parts that two names have in common at their beginning."""
+    length = 0
+    for mine, theirs in zip(a.split("-"), b.split("-"), strict=False):
+        if mine != theirs:
+            break
+        length += 1
+    return length

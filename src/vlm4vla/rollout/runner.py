@@ -1,0 +1,271 @@
+"""Closed-loop evaluation: a policy server, simulator workers, and one row per episode that survives a kill.
+
+``out`` holds ``rows.jsonl`` (one EpisodeRow a line, appended as episodes finish, sorted at the end), ``videos/``,
+``run.json`` (written at the start without ``finished``, complete at the end) and the workers' log.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+
+from vlm4vla import config as configs
+from vlm4vla import records, registry
+from vlm4vla.config import EvalConfig
+from vlm4vla.records import EpisodeRow, RunRecord
+from vlm4vla.rollout import jobs
+from vlm4vla.rollout.batching import ActingPolicy
+from vlm4vla.rollout.fit import BUILTIN, check_policy
+from vlm4vla.rollout.jobs import Job
+from vlm4vla.rollout.pool import WorkerPool
+from vlm4vla.rollout.progress import Bar
+from vlm4vla.rollout.server import PolicyServer
+from vlm4vla.rollout.video import write_mp4
+from vlm4vla.rollout.wire import PolicyClient
+from vlm4vla.types import Benchmark, UserError, refuse
+
+LOG = "workers.log"
+_NOT_IDENTITY = {"workers", "videos_per_task", "out"}  # settings that cannot change a row
+_PACKAGES = ("vlm4vla", "torch", "transformers", "numpy", "websockets", "msgpack", "av")
+_CONNECT_S = 30.0
+
+
+class Pool(Protocol):
+    """Simulator workers of one benchmark: run jobs in any order, give (job, result) pairs as they finish."""
+
+    versions: dict[str, str]
+
+    def __enter__(self) -> "Pool": ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]: ...
+
+
+PoolFactory = Callable[[str, int, Path], Pool]  # benchmark, workers, log file
+
+
+class EpisodesFailed(RuntimeError):
+    """Simulators or workers failed (not the policy): these episodes have no row. A second run tries them again."""
+
+
+def evaluate(
+    config: EvalConfig, policy: ActingPolicy | None, progress: bool, pool_factory: PoolFactory | None = None
+) -> RunRecord:
+    """Run every episode of ``config`` that has no row yet; returns the finished record.
+
+    ``policy`` null: ``config.policy`` is ws://HOST:PORT of a running server, or one of ``fit.BUILTIN``. ``progress``
+    shows a bar on stderr. ``pool_factory`` (tests) replaces the simulator workers. Raises UserError for a policy or an
+    ``out`` that does not fit and for a user's mistake that a worker met, EpisodesFailed when workers failed for good.
+    """
+    bench: Benchmark = registry.find("bench", config.bench).Benchmark()
+    check_policy(config, policy, bench)
+    record = _record(config, _policy_digest(config, policy))
+    record = _earlier(config.out, record) or record
+    if record.finished is not None:
+        return record
+    every = jobs.build(config, bench, uri=config.policy)
+    tokens = max(policy.count_tokens(text) for text in {job["instruction"] for job in every}) if policy else None
+    record = record.model_copy(update={"facts": _facts(config, bench, tokens)})
+    records.write_one(config.out / "run.json", record)
+    done = records.read_all(config.out / "rows.jsonl", EpisodeRow)
+    keys = {row.key for row in done}
+    todo = [job for job in every if _key(job) not in keys]
+    began = time.monotonic()
+    if todo:
+        with ExitStack() as stack:
+            if policy is not None:
+                stack.enter_context(_torch_threads(config.threads))
+                server = PolicyServer(policy, config.batch, tokens, precision=config.precision)
+                uri = stack.enter_context(server).uri
+                todo = [job | {"policy": uri} for job in todo]
+            pool = stack.enter_context((pool_factory or WorkerPool)(config.bench, config.workers, config.out / LOG))
+            bar = stack.enter_context(Bar(config.arm, len(every), done, progress))
+            record = _collect(config, bench, record, pool, todo, bar)
+    return _finish(config.out, record, {_key(job) for job in every}, len(done), time.monotonic() - began)
+
+
+def _collect(
+    config: EvalConfig, bench: Benchmark, record: RunRecord, pool: Pool, todo: list[Job], bar: Bar
+) -> RunRecord:
+    """Rows and videos of all jobs as they come in; the record with the simulator's versions."""
+    failures: list[str] = []
+    for job, result in pool.run(todo):
+        if result["kind"] == "failure":
+            if result["user"]:
+                raise UserError(result["error"])
+            failures.append(f"{job['id']}: {result['error']}")
+            continue
+        record = _with_versions(config.out, record, pool.versions)
+        video = _write_video(config.out, job, result, bench.action_spec.control_hz)  # before the row that names it
+        row = _row(config, bench.id, record.run, job, result, video)
+        records.append(config.out / "rows.jsonl", row)
+        bar.add(row)
+    if failures:
+        raise EpisodesFailed(
+            f"{len(failures)} of {len(todo)} episodes could not be run; they are not counted as the policy's failures. "
+            f"The first: {failures[0]}. The others are stored: run the same command again to try these once more "
+            f"(the workers' log is {config.out / LOG})."
+        )
+    return record
+
+
+def _with_versions(out: Path, record: RunRecord, versions: Mapping[str, str]) -> RunRecord:
+    """Stores the simulator's versions before the first row; refuses to mix rows of two simulators in one run."""
+    if not record.versions:
+        record = record.model_copy(update={"versions": dict(versions)})
+        records.write_one(out / "run.json", record)
+    changed = configs.diff(record.versions, versions)
+    if changed:
+        told = "; ".join(f"{name}: {old} then, {new} now" for name, (old, new) in changed.items())
+        raise refuse(
+            f"The simulator is not the one that made the rows in {out} ({told})",
+            possible="the versions of the first attempt",
+            todo="Install those again, or choose another --out and run everything with these.",
+        )
+    return record
+
+
+def _row(
+    config: EvalConfig, benchmark: str, run: str, job: Job, result: dict[str, Any], video: str | None
+) -> EpisodeRow:
+    episode = job["episode"]
+    return EpisodeRow(
+        run=run,
+        arm=config.arm,
+        control=job["control"],
+        benchmark=benchmark,
+        task=episode["task"],
+        episode=episode["index"],
+        seed=episode["seed"],
+        success=result["success"],
+        steps=result["steps"],
+        first_success_step=result["first_success_step"],
+        failure=result["failure"],
+        video=video,
+        wall_s=result["wall_s"],
+    )
+
+
+def _write_video(out: Path, job: Job, result: dict[str, Any], fps: float) -> str | None:
+    if not job["video"] or result["frames"] is None or not len(result["frames"]):
+        return None
+    name = "_".join((job["control"] or "none", job["episode"]["task"], str(job["episode"]["index"])))
+    return write_mp4(out / "videos" / f"{name}.mp4", result["frames"], fps).relative_to(out).as_posix()
+
+
+def _finish(
+    out: Path, record: RunRecord, expected: set[tuple[str, str, int]], resumed: int, wall_s: float
+) -> RunRecord:
+    rows = sorted(records.read_all(out / "rows.jsonl", EpisodeRow), key=lambda row: row.key)
+    if [row.key for row in rows] != sorted(expected):
+        raise refuse(
+            f"{out / 'rows.jsonl'} holds {len(rows)} rows where {len(expected)} episodes were run",
+            possible="one row per episode; two runs that write into one folder at a time break it",
+            todo="Delete the folder and run once more.",
+        )
+    records.write_all(out / "rows.jsonl", rows)
+    facts = record.facts | {
+        "rows": len(rows),
+        "rows_of_earlier_attempts": resumed,
+        "episodes_wall_s": round(sum(row.wall_s for row in rows), 3),
+    }
+    record = record.model_copy(update={"facts": facts, "finished": _now(), "wall_s": round(wall_s, 3)})
+    records.write_one(out / "run.json", record)
+    return record
+
+
+def _record(config: EvalConfig, policy_digest: str) -> RunRecord:
+    """The record as it is at the start. Its hash covers everything that could change a row, the weights included."""
+    identity = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY} | {"policy": policy_digest}
+    identity_hash = configs.digest(identity)
+    commit, dirty = records.source_state()
+    return RunRecord(
+        run=f"eval-{identity_hash}",
+        kind="eval",
+        config=configs.to_dict(config),
+        config_hash=identity_hash,
+        commit=commit,
+        dirty=dirty,
+        packages=records.package_versions(_PACKAGES),
+        hardware=records.hardware(),
+        seed=config.seed,
+        inputs={"policy": policy_digest},
+        started=_now(),
+    )
+
+
+def _earlier(out: Path, record: RunRecord) -> RunRecord | None:
+    """The record of an earlier attempt at the same run, if there was one; refuses a folder of another run."""
+    if not (out / "run.json").is_file():
+        if (out / "rows.jsonl").is_file():
+            raise refuse(
+                f"{out} holds rows but no run.json, so nobody knows what made them",
+                possible="an empty folder, or the folder of this same run",
+                todo="Choose another --out.",
+            )
+        return None
+    earlier = records.read_one(out / "run.json", RunRecord)
+    if earlier.config_hash == record.config_hash:
+        return earlier
+    mine = record.config | {"policy": record.inputs["policy"]}
+    theirs = earlier.config | {"policy": earlier.inputs["policy"]} if "policy" in earlier.inputs else earlier.config
+    changed = {k: v for k, v in configs.diff(theirs, mine).items() if k not in _NOT_IDENTITY}
+    told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items())
+    raise refuse(
+        f"{out} holds rows of another run ({told})",
+        possible="an empty folder, or the settings of that run",
+        todo="Choose another --out; rows of two runs are never mixed.",
+    )
+
+
+def _policy_digest(config: EvalConfig, policy: ActingPolicy | None) -> str:
+    """What identifies the policy: the digest of its weights, or the address where a server declares none."""
+    if policy is not None:
+        return policy.digest
+    if config.policy in BUILTIN:
+        return config.policy
+    with PolicyClient(config.policy, _CONNECT_S) as client:  # also says early that nobody is there
+        declared = client.metadata.get("digest")
+    return declared if isinstance(declared, str) else config.policy
+
+
+def _facts(config: EvalConfig, bench: Benchmark, tokens: int | None) -> dict[str, Any]:
+    tasks = jobs.chosen_tasks(config, bench)
+    swapped = "instruction-swapped" in config.controls
+    return {
+        "benchmark": bench.id,
+        "step_limit": bench.step_limit,
+        "success_rule": bench.success_rule,
+        "tasks": list(tasks),
+        "tokens": tokens,
+        "batch": config.batch,
+        "execute": config.execute,
+        "instruction_swaps": jobs.swap_pairs(tasks) if swapped else None,
+    }
+
+
+def _key(job: Job) -> tuple[str, str, int]:
+    """The same identity as EpisodeRow.key."""
+    return (job["control"] or "", job["episode"]["task"], job["episode"]["index"])
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """CPU threads of the policy's computations (0: torch's own choice): their number can change the last digit."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

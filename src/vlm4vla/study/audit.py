@@ -1,0 +1,73 @@
+"""Do the arms differ in nothing but the named factor? Asked of the settings, and of what the runs recorded.
+
+*must-equal*: any difference is a fault unless the study's ``may_differ`` names the key (then the reason is the factor).
+*may-differ*: native to a VLM, always shown (prompt, tokens, pixels). *declared*: cannot be equalised.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlm4vla import config as configs
+from vlm4vla.config import StudyConfig
+from vlm4vla.records import RunRecord
+from vlm4vla.study import cells
+
+NATIVE = ("tokens_per_sample", "prompt", "query_position", "image_pixels")
+RECORDED = ("proprioception", "samples_seen", "epochs", "frozen_groups")
+
+
+def audit(study: StudyConfig, runs: Mapping[str, RunRecord]) -> dict[str, Any]:
+    """Rows of the audit table; ``runs`` (arm -> training record) may be empty before anything has run."""
+    settings = {arm: configs.flatten(configs.to_dict(cells.recipe(study, arm))) for arm in study.arms}
+    rows = [_row(study, key, {arm: settings[arm].get(key) for arm in study.arms}) for key in _keys(settings)]
+    for fact in (*RECORDED, *NATIVE):
+        values = {arm: record.facts[fact] for arm, record in runs.items() if fact in record.facts}
+        if values:
+            rows.append(_row(study, f"recorded.{fact}", values, "may-differ" if fact in NATIVE else "must-equal"))
+    for name, values in _inputs(runs).items():
+        rows.append(_row(study, f"recorded.{name}", values))
+    for arm in study.arms:
+        rows.append(_declared(arm, study))
+    faults = [row["setting"] for row in rows if row["differs"] and not row["allowed"]]
+    return {"factor": study.factor, "rows": rows, "ok": not faults, "faults": faults}
+
+
+def _keys(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    seen: dict[str, None] = {}
+    for flat in settings.values():
+        seen.update(dict.fromkeys(flat))
+    return list(seen)
+
+
+def _row(study: StudyConfig, key: str, values: dict[str, Any], kind: str = "must-equal") -> dict[str, Any]:
+    differs = len({repr(value) for value in values.values()}) > 1
+    named = any(key == k or key.startswith(f"{k}.") for k in study.may_differ)
+    # What the named factor does to a run is recorded under another name: freezing shows as frozen groups.
+    follows = key == "recorded.frozen_groups" and "freeze" in study.may_differ
+    allowed = kind != "must-equal" or named or follows
+    reason = study.factor if differs and (named or follows) else "native to the model" if kind == "may-differ" else None
+    return {"setting": key, "class": kind, "values": values, "differs": differs, "allowed": allowed, "reason": reason}
+
+
+def _inputs(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Any]]:
+    if not runs:
+        return {}
+    found: dict[str, dict[str, Any]] = {"data": {arm: record.inputs["store"] for arm, record in runs.items()}}
+    for package in ("torch", "transformers", "vlm4vla"):
+        found[f"version.{package}"] = {arm: record.packages[package] for arm, record in runs.items()}
+    found["commit"] = {arm: record.commit for arm, record in runs.items()}
+    found["cpu"] = {arm: record.hardware["cpu"] for arm, record in runs.items()}
+    return found
+
+
+def _declared(arm: str, study: StudyConfig) -> dict[str, Any]:
+    backbone = cells.recipe(study, arm).policy.backbone
+    sentence = "none: random weights" if backbone.init == "scratch" else "as published with the checkpoint"
+    return {
+        "setting": f"pretraining data of {arm}",
+        "class": "declared",
+        "values": {arm: sentence},
+        "differs": False,
+        "allowed": True,
+        "reason": None,
+    }

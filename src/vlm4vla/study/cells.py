@@ -1,0 +1,77 @@
+"""A study as cells: each training, evaluation and reference run with the folder that its content hash names.
+
+Two studies, or two edits of one, share every cell whose settings are equal; a changed setting makes a new folder and
+leaves the old one alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm4vla import config as configs
+from vlm4vla.config import DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm with one seed: how it is trained, and how it is evaluated."""
+
+    arm: str
+    seed: int
+    train: TrainConfig
+    eval: EvalConfig
+
+
+def recipe(study: StudyConfig, arm: str) -> StudyTrain:
+    """The shared recipe with the arm's overrides."""
+    changed = configs.override(configs.to_dict(study.train), study.arms[arm].overrides)
+    return configs.validate(StudyTrain, changed, source=f"arm {arm!r} of study {study.name!r}")
+
+
+def demos(study: StudyConfig, out: Path) -> DemosConfig:
+    settings: dict[str, Any] = {"bench": study.bench, "tasks": list(study.tasks), **configs.to_dict(study.demos)}
+    folder = out / f"demos-{configs.digest(settings)}"
+    return DemosConfig(**settings, workers=study.eval.workers, out=folder)
+
+
+def store_folder(study: StudyConfig, out: Path) -> Path:
+    """The frame store's folder: named after the demonstrations and the picture size that it holds."""
+    size = study.train.policy.backbone.image_size
+    return out / f"store-{configs.digest({'demos': demos(study, out).out.name, 'image_size': size})}"
+
+
+def cells(study: StudyConfig, out: Path) -> list[Cell]:
+    store = store_folder(study, out)
+    found: list[Cell] = []
+    for arm, settings in study.arms.items():
+        for seed in study.seeds:
+            plain = configs.to_dict(recipe(study, arm))
+            identity = configs.digest({"train": plain, "seed": seed, "store": store.name})
+            folder = out / "cells" / f"{arm}-s{seed}-{identity}"
+            data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}
+            train = TrainConfig(**plain, data=data, seed=seed, out=folder / "train")  # type: ignore[arg-type]
+            found.append(Cell(arm, seed, train, _eval(study, folder, arm, seed, settings.controls)))
+    return found
+
+
+def references(study: StudyConfig, out: Path) -> list[EvalConfig]:
+    """Floor and ceiling: scripted policies on the same starts."""
+    return [_eval(study, out / "references", name, 0, (), f"builtin:{name}") for name in study.references]
+
+
+def _eval(
+    study: StudyConfig, folder: Path, arm: str, seed: int, controls: tuple[str, ...], policy: str | None = None
+) -> EvalConfig:
+    settings: dict[str, Any] = {
+        **configs.to_dict(study.eval),
+        "policy": policy or str(folder / "train" / "policy"),
+        "bench": study.bench,
+        "tasks": list(study.tasks),
+        "controls": [None, *controls],
+        "arm": arm,
+        "seed": seed,
+    }
+    if policy is not None:  # a scripted policy's pictures would have to be rendered for the video alone
+        settings["videos_per_task"] = 0
+    shown = {k: v for k, v in settings.items() if k not in ("policy", "workers", "videos_per_task")}
+    return EvalConfig(**settings, out=folder / f"eval-{arm}-{configs.digest(shown)}")

@@ -1,0 +1,227 @@
+"""``vlm4vla study run``: demonstrations, store, every arm's training and evaluation, comparison, report. Resumable.
+
+Each stage is one command of its own process (memory is freed, a crash is contained, and the same command can be run
+by hand); every stage goes on where a kill stopped it, and a finished one costs nothing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from vlm4vla import config as configs
+from vlm4vla import records, registry
+from vlm4vla.config import Config, EvalConfig, StudyConfig
+from vlm4vla.records import EpisodeRow, RunRecord
+from vlm4vla.report.build import build
+from vlm4vla.study import audit, cells, compare, plan
+from vlm4vla.types import refuse
+
+Say = Callable[[str], None]
+Key = tuple[str, str | None]
+"""Which rows: an arm and a control (None: the arm itself)."""
+
+
+class Study:
+    """A study in its folder. ``say`` is told what happens, a sentence at a time."""
+
+    def __init__(self, config: StudyConfig, out: Path, say: Say) -> None:
+        self.config, self.out, self.say = config, out.resolve(), say
+        self.identity = configs.digest(config)
+
+    def finished(self) -> bool:
+        """Whether the study ran to its report with exactly these settings."""
+        file = self.out / "finished.json"
+        return file.is_file() and json.loads(file.read_text()) == {"identity": self.identity}
+
+    def run(self) -> None:
+        """Run what is missing, in order; raises the stage's error in words when one fails."""
+        self._check()
+        if self.finished():
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        records.write_atomic(self.out / "study.yaml", configs.to_yaml(self.config))
+        self._stage("install", ["bench", "install", self.config.bench])
+        guess = self._estimate()
+        demos = cells.demos(self.config, self.out)
+        self._stage("demos", self._with_config(["bench", "demos", self.config.bench, "--config"], demos, demos.out))
+        store = cells.store_folder(self.config, self.out)
+        size = str(self.config.train.policy.backbone.image_size)
+        build = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store), "--image-size", size]
+        self._stage("store", build)
+        for reference in cells.references(self.config, self.out):
+            self._evaluate(reference)
+        for cell in cells.cells(self.config, self.out):
+            self._stage("train", self._with_config(["train"], cell.train, cell.train.out))
+            self._evaluate(cell.eval)
+        self._conclude(guess)
+
+    def rows(self) -> list[EpisodeRow]:
+        """All rows of the study's evaluations."""
+        return [row for e in self._evals() for row in records.read_all(e.out / "rows.jsonl", EpisodeRow)]
+
+    def _check(self) -> None:
+        """Everything that can be wrong with a study is said before anything runs."""
+        benchmark = registry.find("bench", self.config.bench).Benchmark()
+        for task in self.config.tasks:
+            if task not in benchmark.tasks():
+                raise refuse(
+                    f"Unknown task {task!r} of {self.config.bench}",
+                    given=task,
+                    possible=benchmark.tasks(),
+                    todo="Mend the study's list of tasks.",
+                )
+        report = audit.audit(self.config, {})
+        if not report["ok"]:
+            raise refuse(
+                f"The arms differ in {', '.join(report['faults'])}, which the factor does not name",
+                possible=f"may_differ: {list(self.config.may_differ)}",
+                todo="Make the arms equal there, or add the key to may_differ and say why in the factor.",
+            )
+
+    def _estimate(self) -> dict[str, Any]:
+        file = self.out / "estimate.json"
+        if not file.is_file():
+            study = self.out / "study.yaml"
+            guess = self._json(["study", "estimate", str(study), "--json"])
+            records.write_atomic(file, json.dumps(guess, indent=1) + "\n")
+        guess = json.loads(file.read_text())
+        stages = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in guess["stages"].items())
+        self.say(f"Estimate for this machine: {guess['total_s'] / 60:.0f} minutes ({stages}).")
+        return dict(guess)
+
+    def _evaluate(self, evaluation: EvalConfig) -> None:
+        self._stage("eval", self._with_config(["eval"], evaluation, evaluation.out))
+
+    def _with_config(self, verb: list[str], config: Config, out: Path) -> list[str]:
+        file = out.with_name(out.name + ".yaml")
+        records.write_atomic(file, configs.to_yaml(config))
+        return [*verb, str(file)]
+
+    def _stage(self, name: str, words: list[str]) -> None:
+        """Run one command; its wall time is added to the stage's, kills included as far as they got."""
+        began = time.monotonic()
+        self.say(f"[{name}] vlm4vla {' '.join(_short(word, self.out) for word in words)}")
+        done = subprocess.run([sys.executable, "-m", "vlm4vla.cli", *words], check=False, stdout=subprocess.DEVNULL)
+        self._add_time(name, time.monotonic() - began)
+        if done.returncode:
+            raise refuse(
+                f"Stage {name!r} ended with status {done.returncode}; its own message stands above",
+                todo="Mend the cause and run the same study command again: finished stages are kept.",
+            )
+
+    def _json(self, words: list[str]) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "vlm4vla.cli", *words], check=False, stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            raise refuse(f"'vlm4vla {' '.join(words)}' ended with status {done.returncode}", todo="See above.")
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    def _add_time(self, stage: str, seconds: float) -> None:
+        file = self.out / "wall.json"
+        times: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+        times[stage] = round(seconds + times.get(stage, 0.0), 1)
+        records.write_atomic(file, json.dumps(times, indent=1) + "\n")
+
+    def _evals(self) -> list[EvalConfig]:
+        own = [cell.eval for cell in cells.cells(self.config, self.out)]
+        return [*cells.references(self.config, self.out), *own]
+
+    def _conclude(self, guess: dict[str, Any]) -> None:
+        rows = self.rows()
+        runs = {
+            cell.arm: records.read_one(cell.train.out / "run.json", RunRecord)
+            for cell in cells.cells(self.config, self.out)
+            if cell.seed == self.config.seeds[0]
+        }
+        records.write_all(self.out / "estimates.jsonl", compare.estimates(rows))
+        records.write_all(self.out / "comparisons.jsonl", self._comparisons(rows))
+        records.write_atomic(self.out / "audit.json", json.dumps(audit.audit(self.config, runs), indent=1) + "\n")
+        records.write_atomic(self.out / "study.json", json.dumps(self._summary(guess), indent=1) + "\n")
+        self.say("[report]")
+        build(self.out, self.out / "report")
+        records.write_atomic(self.out / "finished.json", json.dumps({"identity": self.identity}) + "\n")
+
+    def _comparisons(self, rows: list[EpisodeRow]) -> list[records.Comparison]:
+        """First arm against every other arm, each arm against its controls and against the floor."""
+        arms = list(self.config.arms)
+        by_name = {
+            (arm, control): [r for r in rows if r.arm == arm and r.control == control]
+            for arm, control in {(r.arm, r.control) for r in rows}
+        }
+        pairs: list[tuple[Key, Key]] = [((arms[0], None), (other, None)) for other in arms[1:]]
+        for arm in arms:
+            pairs += [((arm, None), (arm, control)) for control in self.config.arms[arm].controls]
+            pairs += [((arm, None), (name, None)) for name in self.config.references if name == "do-nothing"]
+        return [compare.compare(by_name[a], by_name[b], _title(*a), _title(*b)) for a, b in pairs]
+
+    def _summary(self, guess: dict[str, Any]) -> dict[str, Any]:
+        benchmark = registry.find("bench", self.config.bench).Benchmark()
+        first = [c for c in cells.cells(self.config, self.out) if c.seed == self.config.seeds[0]]
+        return {
+            "name": self.config.name,
+            "title": self.config.title,
+            "caveat": self.config.caveat,
+            "factor": self.config.factor,
+            "benchmark": benchmark.id,
+            "tasks": list(self.config.tasks),
+            "instructions": {task: benchmark.instruction(task) for task in self.config.tasks},
+            "arms": [
+                {
+                    "name": cell.arm,
+                    "label": self.config.arms[cell.arm].label,
+                    "run": os.path.relpath(cell.train.out, self.out),
+                    "eval": os.path.relpath(cell.eval.out, self.out),
+                }
+                for cell in first
+            ],
+            "references": [
+                {"name": e.arm, "label": e.arm.replace("-", " "), "eval": os.path.relpath(e.out, self.out)}
+                for e in cells.references(self.config, self.out)
+            ],
+            "command": f"vlm4vla study run studies/{self.config.name}.yaml --out runs/{self.config.name}",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_s": json.loads((self.out / "wall.json").read_text()),
+            "estimate_s": guess["total_s"],
+        }
+
+
+def estimate(config: StudyConfig) -> dict[str, Any]:
+    """The plan's cost, with every arm's recipe and the simulator tried for a moment (imports torch)."""
+    from vlm4vla.rollout.pool import WorkerPool
+    from vlm4vla.train import probe
+
+    benchmark = registry.find("bench", config.bench).Benchmark()
+    frames, seconds = [], []
+    with TemporaryDirectory() as folder, WorkerPool(config.bench, 1, Path(folder) / "log") as pool:
+        for task in config.tasks[:3]:  # the first job also pays for the start of the simulator
+            episode = benchmark.episodes("dev", task, 1)[0].to_dict()
+            job = {"kind": "demo", "id": task, "episode": episode, "noise": config.demos.noise, "after_success": 4}
+            began = time.monotonic()
+            for _, result in pool.run([job]):
+                frames.append(len(result["actions"]))
+            seconds.append(time.monotonic() - began)
+    probes: dict[str, dict[str, Any]] = {}
+    for arm in config.arms:
+        recipe = cells.recipe(config, arm)
+        probes[arm] = probe.measure(recipe, benchmark.action_spec, benchmark.state_names, config.eval.batch)
+    frame_s = sum(seconds[1:]) / sum(frames[1:]) if len(frames) > 1 else seconds[0] / frames[0]
+    steps = sum(frames) / len(frames)
+    found = plan.estimate(config, probes, frame_s, steps, benchmark.step_limit)
+    return found | {"frame_s": round(frame_s, 4), "demo_steps": steps, "probes": probes}
+
+
+def _title(arm: str, control: str | None) -> str:
+    return arm if control is None else f"{arm} [{control}]"
+
+
+def _short(word: str, out: Path) -> str:
+    return os.path.relpath(word) if word.startswith(str(out)) else word

@@ -1,0 +1,63 @@
+"""A deterministic policy that needs no model, and what the tests of this folder share."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlm4vla.types import ActionSpec, Dimension, Observation, refuse
+
+ARM = tuple(Dimension(name, "m", "delta", "base", -1.0, 1.0) for name in ("x", "y", "z"))
+SPEC = ActionSpec((*ARM, Dimension("gripper", "1", "gripper", "hand", -1.0, 1.0)), "none", 10.0)
+
+
+class FakePolicy:
+    """Its answer is a function of the observation alone: mean colour of the first picture, state, instruction."""
+
+    action_spec = SPEC
+    chunk = 3
+    cameras: tuple[str, ...] = ("front",)
+    image_size = 16
+    state_names: tuple[str, ...] = ()
+    digest = "fake0123"
+
+    def __init__(self, delay: float = 0.0) -> None:
+        self.delay = delay
+        self.batches: list[list[Observation]] = []
+        self.tokens: list[int | None] = []
+        self.threads: set[str] = set()
+
+    def act(self, observations: Sequence[Observation], tokens: int | None, precision: str = "fp32") -> np.ndarray:
+        self.batches.append(list(observations))
+        self.tokens.append(tokens)
+        self.threads.add(threading.current_thread().name)
+        if any(o.instruction == "crash" for o in observations):
+            raise RuntimeError("weights on fire")
+        if any(o.instruction == "refuse" for o in observations):
+            raise refuse("This instruction is refused", todo="Say something else.")
+        if observations[0].instruction:  # not while warming up
+            time.sleep(self.delay)
+        return np.stack([answer(o) for o in observations])
+
+    def count_tokens(self, instruction: str) -> int:
+        return 10 + len(instruction.split())
+
+
+def answer(observation: Observation) -> np.ndarray:
+    colour = next(iter(observation.images.values())).reshape(-1, 3).mean(0) / 255
+    extra = 0.0 if observation.state is None else float(observation.state.sum())
+    first = np.array([*colour[:2], (len(observation.instruction) + extra) / 100, 1.0])
+    return (first * np.array([1.0, 0.5, 0.25])[:, None]).astype(np.float32)
+
+
+def picture(seed: int, side: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def request(seed: int = 0, prompt: str = "open the drawer") -> dict[str, object]:
+    return {"observation/image": picture(seed), "prompt": prompt}
+
+
+def expected(seed: int = 0, prompt: str = "open the drawer") -> np.ndarray:
+    return answer(Observation({"front": picture(seed)}, prompt))

@@ -1,0 +1,355 @@
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from rollout_fakes import SPEC, FakePolicy, picture
+
+from vlm4vla import records
+from vlm4vla.config import EvalConfig
+from vlm4vla.records import EpisodeRow, RunRecord
+from vlm4vla.rollout import jobs, runner
+from vlm4vla.rollout.wire import PolicyClient
+from vlm4vla.types import CameraSpec, EpisodeSpec, UserError, refuse
+
+TASKS = ("drawer-close", "drawer-open", "push")
+
+
+class FakeBench:
+    id = "fake/v1"
+    action_spec = SPEC
+    cameras = (CameraSpec("front", 16, 16),)
+    state_names: tuple[str, ...] = ()
+    step_limit = 30
+    success_rule = "by decree"
+
+    def tasks(self) -> tuple[str, ...]:
+        return TASKS
+
+    def instruction(self, task: str) -> str:
+        return f"please {task.replace('-', ' ')}"
+
+    def episodes(self, split: str, task: str, count: int) -> tuple[EpisodeSpec, ...]:
+        first = 100 * TASKS.index(task)
+        return tuple(
+            EpisodeSpec("fake/v1", "eval", task, i, first + i, self.instruction(task)) for i in range(min(count, 9))
+        )
+
+
+class FakePool:
+    """Asks the real server as a worker would; success depends on its answer. Finishes in reverse order."""
+
+    made: ClassVar[list["FakePool"]] = []
+    wrong: Callable[[dict[str, Any], int], dict[str, Any] | None] = staticmethod(lambda job, place: None)
+    versions: ClassVar[dict[str, str]] = {"simulator": "1.0"}
+
+    def __init__(self, bench: str, workers: int, log: Path) -> None:
+        self.asked, self.jobs = (bench, workers, log), list[dict[str, Any]]()
+        FakePool.made.append(self)
+
+    def __enter__(self) -> "FakePool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, todo: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        self.jobs = list(todo)
+        clients: dict[str, PolicyClient] = {}
+        for place, job in enumerate(reversed(self.jobs)):
+            result = FakePool.wrong(job, place)
+            if result is None:
+                seen = picture((job["other"] or job["episode"])["seed"])
+                value = 0.0
+                if not job["policy"].startswith("builtin:"):
+                    client = clients.get(job["policy"]) or clients.setdefault(
+                        job["policy"], PolicyClient(job["policy"], 5)
+                    )
+                    reply = client.infer({"observation/image": seen, "prompt": job["instruction"]})
+                    value = float(reply["actions"][0, 0])
+                success = value > 0.5
+                result = {"kind": "result", "success": success, "steps": 30 if not success else 7}
+                result |= {"first_success_step": 7 if success else None, "failure": None if success else "step_limit"}
+                result |= {"wall_s": 0.25, "frames": np.stack([seen] * 4) if job["video"] else None}
+            yield job, result | {"id": job["id"]}
+        for client in clients.values():
+            client.close()
+
+
+@pytest.fixture(autouse=True)
+def fake_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.registry, "find", lambda room, name: SimpleNamespace(Benchmark=FakeBench))
+    FakePool.made = []
+    FakePool.wrong = staticmethod(lambda job, place: None)
+
+
+def configured(out: Path, **changes: Any) -> EvalConfig:
+    values: dict[str, Any] = {"policy": "folder", "bench": "fake", "tasks": TASKS, "episodes": 4, "execute": 2}
+    return EvalConfig(**(values | {"arm": "a", "out": out, "batch": 2} | changes))
+
+
+def run(config: EvalConfig, policy: FakePolicy | None = None) -> RunRecord:
+    builtin = config.policy.startswith("builtin:")
+    return runner.evaluate(config, None if builtin else policy or FakePolicy(), False, FakePool)
+
+
+def rows(out: Path) -> list[EpisodeRow]:
+    return records.read_all(out / "rows.jsonl", EpisodeRow)
+
+
+def test_every_episode_has_its_row_and_the_record_says_how(tmp_path: Path) -> None:
+    policy = FakePolicy()
+    record = run(configured(tmp_path, videos_per_task=1, workers=3), policy)
+    got = rows(tmp_path)
+    assert [(r.task, r.episode, r.seed) for r in got] == [
+        (t, i, 100 * n + i) for n, t in enumerate(TASKS) for i in range(4)
+    ]
+    assert {r.success for r in got} == {True, False}
+    for r in got:
+        assert r.success == (picture(r.seed)[..., 0].mean() / 255 > 0.5)
+        assert (r.run, r.arm, r.benchmark, r.control) == (record.run, "a", "fake/v1", None)
+        assert (r.failure, r.first_success_step) == ((None, 7) if r.success else ("step_limit", None))
+    assert record == records.read_one(tmp_path / "run.json", RunRecord)
+    assert record.finished and record.inputs == {"policy": "fake0123"} and record.versions == {"simulator": "1.0"}
+    assert record.facts["tokens"] == 13 and record.facts["rows"] == 12 and record.facts["batch"] == 2
+    assert {len(b) for b in policy.batches} == {2} and set(policy.tokens) == {13}
+    assert FakePool.made[0].asked == ("fake", 3, tmp_path / "workers.log")
+    videos = sorted(p.name for p in (tmp_path / "videos").iterdir())
+    assert videos == [f"none_{t}_0.mp4" for t in TASKS]
+    assert [r.video for r in got if r.video] == [f"videos/{name}" for name in videos]
+
+
+def test_controls_share_the_starts_of_the_evaluation(tmp_path: Path) -> None:
+    controls = ("image-other", None, "instruction-swapped", "image-blank")
+    run(configured(tmp_path, controls=controls, control_episodes=2))
+    done = FakePool.made[0].jobs
+    assert list(dict.fromkeys(j["control"] for j in done)) == [None, *(c for c in controls if c)]
+    by_id = {j["id"]: j for j in done}
+    assert len(by_id) == len(done) == 3 * (4 + 3 * 2)
+    other = by_id["image-other/push/1"]
+    assert (other["episode"]["seed"], other["other"]["seed"]) == (201, 202)
+    swapped = by_id["instruction-swapped/drawer-open/1"]
+    assert (swapped["instruction"], swapped["episode"]["task"]) == ("please drawer close", "drawer-open")
+    assert by_id["image-blank/push/0"]["instruction"] == "please push"
+    assert records.read_one(tmp_path / "run.json", RunRecord).facts["instruction_swaps"] == {
+        "drawer-close": "drawer-open",
+        "drawer-open": "drawer-close",
+        "push": "drawer-close",
+    }
+    got = rows(tmp_path)
+    assert [r.key for r in got] == sorted(r.key for r in got)
+    assert {r.seed for r in got if r.control == "image-other"} < {r.seed for r in got if r.control is None}
+
+
+def test_the_other_picture_of_the_last_episode_is_the_first_ones(tmp_path: Path) -> None:
+    todo = jobs.build(configured(tmp_path, controls=("image-other",), tasks=("push",)), FakeBench(), "ws://x")  # type: ignore[arg-type]
+    assert [(j["episode"]["index"], j["other"]["index"]) for j in todo] == [(0, 1), (1, 2), (2, 3), (3, 0)]
+    with pytest.raises(UserError, match="image-other was asked for with 1 episode"):
+        jobs.build(configured(tmp_path, controls=("image-other",), episodes=1), FakeBench(), "ws://x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "pairs"),
+    [
+        (("drawer-open", "drawer-close"), {"drawer-open": "drawer-close", "drawer-close": "drawer-open"}),
+        (("a", "b", "c"), {"a": "b", "b": "c", "c": "a"}),
+        (
+            ("button-press", "button-press-wall", "reach"),
+            {"button-press": "button-press-wall", "reach": "button-press"},
+        ),
+        (("door-open", "doorbell"), {"door-open": "doorbell"}),
+    ],
+)
+def test_swap_pairs(tasks: tuple[str, ...], pairs: dict[str, str]) -> None:
+    got = jobs.swap_pairs(tasks)
+    assert set(got) == set(tasks) and got.items() >= pairs.items()
+    assert all(a != b for a, b in got.items())
+
+
+def test_one_task_has_no_partner() -> None:
+    with pytest.raises(UserError, match="two or more tasks"):
+        jobs.swap_pairs(["reach"])
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(configured(whole))
+
+    def kill_after_five(job: dict[str, Any], place: int) -> None:
+        if place == 5:
+            raise Killed
+
+    FakePool.wrong = staticmethod(kill_after_five)
+    with pytest.raises(Killed):
+        run(configured(parts))
+    assert len(rows(parts)) == 5
+    assert records.read_one(parts / "run.json", RunRecord).finished is None
+    with (parts / "rows.jsonl").open("a") as f:
+        f.write('{"run": "torn')  # the killed process was writing its sixth line
+    FakePool.wrong = staticmethod(lambda job, place: None)
+    record = run(configured(parts, workers=7, videos_per_task=2))  # neither changes what a row says
+    assert len(FakePool.made[-1].jobs) == 7
+    assert record.facts["rows_of_earlier_attempts"] == 5
+    assert [r.model_copy(update={"video": None}) for r in rows(parts)] == rows(whole)
+
+
+def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
+    first = run(configured(tmp_path))
+    before = (tmp_path / "rows.jsonl").stat().st_mtime_ns
+    assert run(configured(tmp_path, workers=5)) == first
+    assert len(FakePool.made) == 1 and (tmp_path / "rows.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"execute": 1}, r"execute: 2 there, 1 now"),
+        ({"batch": 3}, r"batch: 2 there, 3 now"),
+        ({"episodes": 5}, r"episodes: 4 there, 5 now"),
+        ({"arm": "b"}, r"arm: 'a' there, 'b' now"),
+    ],
+)
+def test_rows_of_two_runs_are_never_mixed(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    run(configured(tmp_path))
+    with pytest.raises(UserError, match=rf"holds rows of another run \({told}\).*another --out"):
+        run(configured(tmp_path, **changes))
+
+
+def test_other_weights_are_another_run_and_another_path_is_not(tmp_path: Path) -> None:
+    run(configured(tmp_path))
+    run(configured(tmp_path, policy="the same folder, moved"))
+    policy = FakePolicy()
+    policy.digest = "other456"
+    with pytest.raises(UserError, match=r"policy: 'fake0123' there, 'other456' now"):
+        run(configured(tmp_path), policy)
+
+
+def test_another_simulator_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(job: dict[str, Any], place: int) -> None:
+        if place == 2:
+            raise Killed
+
+    FakePool.wrong = staticmethod(kill)
+    with pytest.raises(Killed):
+        run(configured(tmp_path))
+    monkeypatch.setattr(FakePool, "versions", {"simulator": "1.1"})
+    with pytest.raises(UserError, match=r"simulator: 1.0 then, 1.1 now"):
+        run(configured(tmp_path))
+
+
+def test_rows_without_a_record_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"no run.json"):
+        run(configured(tmp_path))
+
+
+def test_lost_workers_are_not_failures_of_the_policy(tmp_path: Path) -> None:
+    def lose(job: dict[str, Any], place: int) -> dict[str, Any] | None:
+        lost = {"kind": "failure", "user": False, "error": "3 workers died"}
+        return lost if job["id"] in ("none/push/1", "none/push/2") else None
+
+    FakePool.wrong = staticmethod(lose)
+    with pytest.raises(runner.EpisodesFailed, match=r"2 of 12 episodes could not be run.*none/push/2: 3 workers died"):
+        run(configured(tmp_path))
+    assert len(rows(tmp_path)) == 10 and records.read_one(tmp_path / "run.json", RunRecord).finished is None
+    FakePool.wrong = staticmethod(lambda job, place: None)
+    assert run(configured(tmp_path)).finished
+    assert len(rows(tmp_path)) == 12 and len(FakePool.made[-1].jobs) == 2
+
+
+def test_a_users_mistake_stops_at_once_with_its_sentence(tmp_path: Path) -> None:
+    def mistake(job: dict[str, Any], place: int) -> dict[str, Any] | None:
+        return (
+            {"kind": "failure", "user": True, "error": str(refuse("Wrong gripper", todo="Turn it."))} if place else None
+        )
+
+    FakePool.wrong = staticmethod(mistake)
+    with pytest.raises(UserError, match=r"^Wrong gripper. Turn it.$"):
+        run(configured(tmp_path))
+    assert len(rows(tmp_path)) == 1
+
+
+def test_a_video_is_there_before_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Path:
+        raise refuse("Cannot write: the disk is full", todo="Free some space.")
+
+    monkeypatch.setattr(runner, "write_mp4", full)
+    with pytest.raises(UserError, match="disk is full"):
+        run(configured(tmp_path, videos_per_task=1))
+    assert all(r.video is None for r in rows(tmp_path))
+
+
+def test_a_writer_beside_this_one_is_noticed(tmp_path: Path) -> None:
+    def twice(job: dict[str, Any], place: int) -> None:
+        if place == 1:
+            line = (tmp_path / "rows.jsonl").read_text().splitlines()[0]
+            with (tmp_path / "rows.jsonl").open("a") as f:
+                f.write(line + os.linesep)
+
+    FakePool.wrong = staticmethod(twice)
+    with pytest.raises(UserError, match="holds 13 rows where 12 episodes were run"):
+        run(configured(tmp_path))
+
+
+def test_builtin_policies_need_no_server(tmp_path: Path) -> None:
+    record = run(configured(tmp_path, policy="builtin:do-nothing", tasks=()))
+    assert {j["policy"] for j in FakePool.made[0].jobs} == {"builtin:do-nothing"}
+    assert len(rows(tmp_path)) == 12 and record.facts["tokens"] is None
+    assert record.inputs == {"policy": "builtin:do-nothing"}
+
+
+def test_a_running_server_is_asked_for_its_digest(tmp_path: Path) -> None:
+    from vlm4vla.rollout.server import PolicyServer
+
+    with PolicyServer(FakePolicy(), 2, None) as server:
+        record = runner.evaluate(configured(tmp_path, policy=server.uri), None, False, FakePool)
+    assert record.inputs == {"policy": "fake0123"} and record.facts["tokens"] is None
+    with pytest.raises(UserError, match="No policy server answers"):
+        runner.evaluate(configured(tmp_path / "b", policy="ws://127.0.0.1:9"), None, False, FakePool)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tasks": ("drawer-opne",)}, "Did you mean 'drawer-open'"),
+        ({"tasks": ("push", "push")}, "listed twice"),
+        ({"controls": ("image-blnk",)}, "Did you mean 'image-blank'"),
+        ({"controls": ()}, "nothing would run"),
+        ({"execute": 4}, "execute is 4. Possible: 1 to 3"),
+        ({"controls": ("instruction-swapped",), "tasks": ("push",)}, "two or more tasks"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run(configured(tmp_path, **changes))
+    assert not FakePool.made and not list(tmp_path.iterdir())
+
+
+def test_a_policy_of_another_world_is_refused(tmp_path: Path) -> None:
+    for name, value, told in (
+        ("cameras", ("wrist",), "camera 'wrist', which fake/v1 lacks"),
+        ("state_names", ("x",), r"reads the state \(x\)"),
+        ("action_spec", SPEC.from_dict(SPEC.to_dict() | {"control_hz": 20.0}), "20.0 Hz against 10.0 Hz"),
+    ):
+        policy = FakePolicy()
+        setattr(policy, name, value)
+        with pytest.raises(UserError, match=told):
+            run(configured(tmp_path), policy)
+    with pytest.raises(UserError, match="'folder' was not loaded"):
+        runner.evaluate(configured(tmp_path), None, False, FakePool)
+
+
+def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runner.evaluate(configured(tmp_path), FakePolicy(), True, FakePool)
+    out, err = capsys.readouterr()
+    successes = sum(r.success for r in rows(tmp_path))
+    assert out == "" and "12/12" in err and f"success {successes}/12" in err
+    assert json.loads((tmp_path / "run.json").read_text())["kind"] == "eval"

@@ -36,7 +36,7 @@ class FakePolicy:
             raise RuntimeError("weights on fire")
         if any(o.instruction == "refuse" for o in observations):
             raise refuse("This instruction is refused", todo="Say something else.")
-        if observations[0].instruction:  # not while warming up
+        if len(self.batches) > 1:  # the first one warms up
             time.sleep(self.delay)
         return np.stack([answer(o) for o in observations])
 

@@ -73,8 +73,9 @@ broker = ActionChunkBroker(policy, action_horizon=2)
 single = [broker.infer(request(seed))["actions"] for seed in (7, 8, 9)]
 broker.reset()
 single.append(broker.infer(request(11))["actions"])
-print(json.dumps({"numpy": np.__version__, "metadata": policy.get_server_metadata(), "errors": errors,
-                  "dtype": str(whole[0].dtype), "whole": np.stack(whole).tolist(), "single": np.stack(single).tolist()}))
+told = {"numpy": np.__version__, "metadata": policy.get_server_metadata(), "errors": errors}
+told |= {"dtype": str(whole[0].dtype), "whole": np.stack(whole).tolist(), "single": np.stack(single).tolist()}
+print(json.dumps(told))
 """
 
 
@@ -96,7 +97,8 @@ import json, sys
 import anyio
 import numpy as np
 from vla_eval.connection import Connection
-from vla_eval.specs import GRIPPER_CLOSE_NEG, GRIPPER_CLOSE_POS, IMAGE_RGB, LANGUAGE, POSITION_DELTA, DimSpec, check_specs
+from vla_eval.specs import GRIPPER_CLOSE_NEG, GRIPPER_CLOSE_POS, IMAGE_RGB, LANGUAGE, POSITION_DELTA
+from vla_eval.specs import DimSpec, check_specs
 
 def image(seed):
     return np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)

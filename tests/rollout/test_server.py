@@ -82,6 +82,40 @@ def test_what_waits_goes_together_and_the_answer_does_not_depend_on_it() -> None
     assert took < 4 * 0.15 + 0.3
 
 
+def test_patience_fills_the_batches_and_changes_no_answer() -> None:
+    def rounds(patience: float) -> tuple[int, list[np.ndarray]]:
+        policy = FakePolicy(delay=0.06)
+        answers: dict[tuple[int, int], np.ndarray] = {}
+
+        def robot(number: int) -> None:
+            with PolicyClient(server.uri, 10) as client:
+                for turn in range(5):
+                    answers[number, turn] = client.infer(request(10 * number + turn))["actions"]
+                    time.sleep(0.02)
+
+        with PolicyServer(policy, 3, 20, patience=patience) as server, ThreadPoolExecutor(3) as threads:
+            list(threads.map(robot, range(3)))
+        return len(policy.batches) - 1, [answers[key] for key in sorted(answers)]
+
+    hasty, patient = rounds(0.0), rounds(1.0)
+    assert patient[0] <= 7 < 9 <= hasty[0], "calls of the policy for 3 x 5 requests in batches of up to 3"
+    np.testing.assert_array_equal(hasty[1], patient[1])
+    np.testing.assert_array_equal(hasty[1][7], expected(12))
+
+
+def test_patience_does_not_wait_for_who_is_not_there() -> None:
+    policy = FakePolicy(delay=0.1)
+    with PolicyServer(policy, 4, None, patience=50.0) as server, PolicyClient(server.uri, 5) as client:
+        began = time.monotonic()
+        for seed in range(3):
+            client.infer(request(seed))
+        assert time.monotonic() - began < 0.3 + 0.2, "the only client never waits for others"
+        with PolicyClient(server.uri, 5):  # connected and silent
+            began = time.monotonic()
+            client.infer(request(5))
+            assert 1.0 <= time.monotonic() - began < 1.6, "patience has an end"
+
+
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [

@@ -49,12 +49,14 @@ def test_mean_over_equal_tasks_is_the_pooled_wilson_and_says_so() -> None:
 def test_mean_over_unequal_tasks_weights_tasks_not_episodes() -> None:
     *_, mean = estimates(make({"x": counted(10, 10), "y": counted(0, 40)}))
     assert mean.rate == 0.5  # pooled would be 0.2
-    assert "16.0 effective episodes" in mean.method  # 2^2 / (1/10 + 1/40) = 32 ... halved below
+    assert "32.0 effective episodes" in mean.method  # 2^2 / (1/10 + 1/40)
     assert (mean.low, mean.high) == pytest.approx(proportion_confint(16, 32, method="wilson"))
 
 
 def test_estimates_keep_the_order_and_separate_controls() -> None:
-    rows = make({"x": counted(3, 4), "y": counted(1, 4)}) + make({"x": counted(0, 2), "y": [True, False]}, control="blank")
+    rows = make({"x": counted(3, 4), "y": counted(1, 4)}) + make(
+        {"x": counted(0, 2), "y": [True, False]}, control="blank"
+    )
     found = [(e.arm, e.control, e.task, e.successes, e.episodes) for e in estimates(rows)]
     assert found == [
         ("a", None, "x", 3, 4), ("a", None, "y", 1, 4), ("a", None, None, 4, 8),
@@ -88,7 +90,7 @@ def test_versions_of_a_benchmark_are_never_pooled() -> None:
     with pytest.raises(UserError, match=r"bench@1.*bench@2"):
         compare(rows[:4], rows[4:], "a", "b")
     with pytest.raises(UserError, match="more than one benchmark"):
-        compare(rows, rows[:4], "a", "b")
+        compare([r.model_copy(update={"arm": "a", "run": "run-a"}) for r in rows], rows[:4], "a", "b")
 
 
 def test_mcnemar_and_difference_against_a_hand_calculation() -> None:
@@ -141,9 +143,14 @@ def test_starts_must_match() -> None:
     fewer = make({"t": counted(2, 4)}, arm="b")
     with pytest.raises(UserError, match=r"8 starts.*has 4, 4 are shared"):
         compare(a, fewer, "a", "b")
-    assert compare(a, fewer, "a", "b", shared_only=True).pairs == 4
     with pytest.raises(UserError, match="0 are shared"):
-        compare(a, make({"u": counted(2, 4)}, arm="b"), "a", "b", shared_only=True)
+        compare(a, make({"u": counted(2, 8)}, arm="b"), "a", "b")
+
+
+def test_a_control_on_fewer_episodes_is_paired_on_the_shared_starts() -> None:
+    a, control = make({"t": counted(5, 8)}), make({"t": counted(1, 4)}, control="image-blank")
+    c = compare(a, control, "a", "a [image-blank]")
+    assert (c.pairs, c.only_a, c.only_b) == (4, 3, 0)
 
 
 def test_two_training_runs_are_not_one_side() -> None:
@@ -166,7 +173,7 @@ def test_holm() -> None:
 def test_reading_says_what_is_not_known() -> None:
     a, b = make({"t": counted(20, 20)}), make({"t": counted(5, 20)}, arm="b")
     text = reading(compare(a, b, "full", "frozen"))
-    assert text.startswith("full did better than frozen (+75.0 points, 95% interval ")
+    assert text.startswith("Full did better than frozen (+75.0 points, 95% interval ")
     assert "one training run per arm, so this says nothing about retraining" in text
     near = reading(compare(a, make({"t": counted(18, 20)}, arm="b"), "full", "frozen"))
     assert "cannot be told apart" in near and "does not show that they are equal" in near
@@ -226,11 +233,11 @@ def test_bootstrap_covers_about_95_percent(a: list[float], b: list[float], n: in
 
 
 def test_mcnemar_keeps_its_five_percent() -> None:
-    """400 pairs of equally good checkpoints, through the public function."""
+    """1500 pairs of equally good checkpoints, through the public function."""
     generator = np.random.default_rng(11)
     rejected = 0
     template = make({"t": [False] * 30, "u": [False] * 30})
-    for _ in range(400):
+    for _ in range(1500):
         draws = {}
         for arm, task in itertools.product("ab", "tu"):
             draws[arm, task] = generator.random(30) < {"t": 0.5, "u": 0.8}[task]
@@ -239,4 +246,4 @@ def test_mcnemar_keeps_its_five_percent() -> None:
             for arm in "ab"
         ]
         rejected += compare(sides[0], sides[1], "a", "b", resamples=10).p_value <= 0.05
-    assert 0 < rejected / 400 <= 0.05
+    assert 0 < rejected / 1500 <= 0.05

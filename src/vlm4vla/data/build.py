@@ -25,7 +25,7 @@ from vlm4vla.records import disk_error, write_atomic
 from vlm4vla.types import CameraSpec, refuse
 
 _BATCH = 256  # frames per Arrow record batch at most: a batch holds less than 2 GiB of raw pictures up to 1,600 px
-_MAX_GROUPS = 512
+_MAX_GROUPS = 128  # opening one costs about 2 ms
 _MIN_GROUP = 8  # episodes
 
 

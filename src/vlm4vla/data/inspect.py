@@ -85,8 +85,8 @@ def _traces(figure: "Figure", place: Any, store: Store, episode: int) -> None:
     axes = figure.add_subplot(place)
     for i, d in enumerate(store.action_spec.dimensions):
         style = "--" if d.kind == "gripper" else "-"
-        axes.plot(store.actions[entry.start : entry.stop, i], style, linewidth=1, label=f"{d.name} [{d.unit}]")
+        axes.plot(store.actions[entry.start : entry.stop, i], style, linewidth=1, label=d.name)
     axes.set_xlabel("frame", fontsize=7)
     axes.set_ylabel("action", fontsize=7)
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=6, ncols=store.action_spec.size, loc="upper right")
+    figure.legend(fontsize=7, ncols=store.action_spec.size, loc="outside lower center", frameon=False)

@@ -77,6 +77,7 @@ class Audit(Record):
     factor: str
     rows: list[AuditRow]
     ok: bool
+    faults: tuple[str, ...] = ()
 
 
 class Metric(Record):

@@ -13,8 +13,8 @@ ESTIMANDS = {
 
 
 def row_name(arm: str, control: str | None) -> str:
-    """The name of a table row in ``Comparison.a`` and ``.b``: ``arm``, or ``arm+control``."""
-    return arm if control is None else f"{arm}+{control}"
+    """The name of a table row in ``Comparison.a`` and ``.b``: ``arm``, or ``arm [control]``."""
+    return arm if control is None else f"{arm} [{control}]"
 
 
 def percent(rate: float) -> str:
@@ -39,7 +39,7 @@ def p_value(value: float) -> str:
 
 def rate_sentence(label: str, estimate: Estimate) -> str:
     """``Full fine-tuning succeeded in 46 of 75 episodes: 61.3% (95% interval 50.0 to 71.5%).``"""
-    return (
+    return _capital(
         f"{label} succeeded in {estimate.successes} of {estimate.episodes} episodes: {percent(estimate.rate)}% "
         f"({100 * estimate.level:g}% interval {percent(estimate.low)} to {percent(estimate.high)}%)."
     )
@@ -56,8 +56,13 @@ def difference_sentence(comparison: Comparison, a: str, b: str) -> str:
         f"{p_value(c.p_value)}, {c.pairs} pairs of episodes"
     )
     if (c.low > 0 or c.high < 0) and c.p_value <= 1 - c.level:
-        return f"{a} did {'better' if c.difference > 0 else 'worse'} than {b} ({numbers})."
-    return f"{a} and {b} cannot be told apart ({numbers}); this does not show that they are equal."
+        return _capital(f"{a} did {'better' if c.difference > 0 else 'worse'} than {b} ({numbers}).")
+    return _capital(f"{a} and {b} cannot be told apart ({numbers}); this does not show that they are equal.")
+
+
+def _capital(sentence: str) -> str:
+    """Labels may begin in lower case, sentences do not."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def scope_sentence(comparison: Comparison) -> str:

@@ -62,7 +62,7 @@ class ParameterLine:
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One setting: the printed value per arm, and the verdict: equal, declared, allowed or fault."""
+    """One setting: the printed value per arm, and the verdict: fault, factor, allowed, declared or equal."""
 
     setting: str
     values: list[str]
@@ -134,7 +134,9 @@ def answer(study: Study) -> Answer:
     """Sentences on arms, their differences, floor and ceiling, and controls, from the recorded numbers."""
     controls = {row.name for row in study.table if row.kind == "control"}
     labels = study.labels
-    of_arms = [c for c in study.comparisons if not {c.a, c.b} & controls]
+    references = {row.name for row in study.table if row.kind == "reference"}
+    of_arms = [c for c in study.comparisons if not {c.a, c.b} & (controls | references)]
+    of_references = [c for c in study.comparisons if {c.a, c.b} & references]
     of_controls = [c for c in study.comparisons if {c.a, c.b} & controls]
 
     def verdict(c: Comparison) -> str:
@@ -148,7 +150,7 @@ def answer(study: Study) -> Answer:
         verdicts=[verdict(c) for c in of_arms],
         scope=list(dict.fromkeys(sentences.scope_sentence(c) for c in study.comparisons)),
         rates=rates("arm"),
-        scale=rates("reference"),
+        scale=rates("reference") + [verdict(c) for c in of_references],
         controls=[verdict(c) for c in of_controls] or rates("control"),
     )
 
@@ -169,22 +171,23 @@ def parameters(training: Sequence[Training]) -> list[ParameterLine]:
 
 
 def audit(study: Study) -> tuple[list[AuditLine], list[AuditLine]]:
-    """Settings that differ (faults first), and settings that are equal."""
+    """Settings to look at (faults first, then what the factor moves, then what cannot be equalised), and equal ones."""
     if study.audit is None:
         return [], []
     names = [arm.name for arm in study.file.arms]
-    lines = [_audit_line(row, names) for row in study.audit.rows]
-    order = {"fault": 0, "declared": 1, "allowed": 2}
-    differing = sorted((line for line in lines if line.verdict != "equal"), key=lambda x: order[x.verdict])
-    return differing, [line for line in lines if line.verdict == "equal"]
+    lines = [_audit_line(row, names, study.audit.factor) for row in study.audit.rows]
+    order = ("fault", "factor", "allowed", "declared")
+    shown = sorted((line for line in lines if line.verdict != "equal"), key=lambda x: order.index(x.verdict))
+    return shown, [line for line in lines if line.verdict == "equal"]
 
 
-def _audit_line(row: AuditRow, names: Sequence[str]) -> AuditLine:
-    verdict = "equal"
+def _audit_line(row: AuditRow, names: Sequence[str], factor: str) -> AuditLine:
+    """A reason that is the study's factor marks what the factor itself changed; ``declared`` rows are always shown."""
+    verdict = "declared" if row.class_ == "declared" else "equal"
     if row.differs:
-        verdict = "fault" if not row.allowed else "declared" if row.class_ == "declared" else "allowed"
+        verdict = "fault" if not row.allowed else "factor" if row.reason == factor else "allowed"
     values = [value(row.values[name]) if name in row.values else "–" for name in names]
-    return AuditLine(row.setting, values, verdict, row.reason or "")
+    return AuditLine(row.setting, values, verdict, "" if verdict == "factor" else row.reason or "")
 
 
 def value(x: Any) -> str:

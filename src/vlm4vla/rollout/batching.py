@@ -1,8 +1,13 @@
 """Requests of many connections become batches of one fixed shape, computed in one thread off the event loop.
 
-Greedy: whatever waits when the thread becomes free goes, up to ``batch`` requests; the rest of the batch repeats the
-first request. At a fixed shape the answer to a request does not depend on its batch mates, so episodes do not depend
-on how many workers there are or who finished first.
+Whatever waits when the thread becomes free goes, up to ``batch`` requests; the rest of the batch repeats the first
+request. At a fixed shape the answer to a request does not depend on its batch mates, so episodes do not depend on how
+many workers there are or who finished first.
+
+Without patience (0, for robots: the answer comes at once) clients in step fall into two alternating groups, and half
+of every padded batch is wasted. With ``patience`` 1 a batch that is not full waits, at most as long as the last batch
+took, for open connections that have not asked yet: a third less time where simulating is faster than computing, up
+to a fifth more where it is four times slower (measured with stand-ins; see the log).
 """
 
 import asyncio
@@ -20,6 +25,8 @@ from vlm4vla.types import ActionSpec, Observation, UserError, refuse
 
 Chunk = npt.NDArray[np.float32]
 Precision = Literal["fp32", "bf16"]
+_LONGEST_WAIT_S = 1.0
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -67,9 +74,14 @@ async def outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, str]:
 
 
 class Batcher:
-    """Lives on one event loop: ``await act(observation)`` -> (H, A). ``start`` first, ``stop`` at the end."""
+    """Lives on one event loop: ``await act(observation)`` -> (H, A). ``start`` first, ``stop`` at the end.
 
-    def __init__(self, policy: ActingPolicy, batch: int, tokens: int | None, precision: Precision) -> None:
+    ``clients``: connections that are open, set by the server; a batch waits for no more requests than that.
+    """
+
+    def __init__(
+        self, policy: ActingPolicy, batch: int, tokens: int | None, precision: Precision, patience: float
+    ) -> None:
         assert batch > 0
         self._policy, self._batch, self._tokens, self._precision = policy, batch, tokens, precision
         self._waiting: deque[tuple[Observation, asyncio.Future[Chunk]]] = deque()
@@ -78,6 +90,9 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._count = lru_cache(maxsize=4096)(policy.count_tokens)
         self._task: asyncio.Task[None] | None = None
+        self._patience = patience
+        self._duration = 0.0  # seconds that the last batch took
+        self.clients = 0
 
     async def warm_up(self) -> None:
         """One full batch, so that the first request does not pay for compilation and memory. Raises what act raises."""
@@ -85,7 +100,7 @@ class Batcher:
         images = {name: np.zeros((size, size, 3), np.uint8) for name in self._policy.cameras}
         names = self._policy.state_names
         state = np.zeros(len(names), np.float32) if names else None
-        blank = Observation(images=images, instruction="", state=state)
+        blank = Observation(images=images, instruction="go", state=state)  # no shorter one exists
         await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, [blank])
 
     def start(self) -> None:
@@ -108,18 +123,32 @@ class Batcher:
 
     async def _run(self) -> None:
         while True:
-            await self._arrived.wait()
-            taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
-            if not self._waiting:
+            while not self._waiting:
                 self._arrived.clear()
+                await self._arrived.wait()
+            await self._gather()
+            taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             live = [(observation, answer) for observation, answer in taken if not answer.done()]
             if live:
                 await self._serve(live)
 
+    async def _gather(self) -> None:
+        """Wait a little for the other clients, if there are any that have not asked yet."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(self._patience * self._duration, _LONGEST_WAIT_S)
+        while len(self._waiting) < min(self._batch, self.clients):
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), until - loop.time())
+            except TimeoutError:
+                return
+
     async def _serve(self, taken: list[tuple[Observation, "asyncio.Future[Chunk]"]]) -> None:
         loop = asyncio.get_running_loop()
+        began = loop.time()
         done = loop.run_in_executor(self._thread, self._compute, [observation for observation, _ in taken])
         await asyncio.wait([done])
+        self._duration = loop.time() - began
         error = done.exception()
         if error is None:
             for (_, answer), chunk in zip(taken, done.result(), strict=True):

@@ -33,6 +33,7 @@ LOG = "workers.log"
 _NOT_IDENTITY = {"workers", "videos_per_task", "out"}  # settings that cannot change a row
 _PACKAGES = ("vlm4vla", "torch", "transformers", "numpy", "websockets", "msgpack", "av")
 _CONNECT_S = 30.0
+_PATIENCE = 1.0  # workers are in step with each other: waiting for them fills the batches (rows stay the same)
 
 
 class Pool(Protocol):
@@ -81,7 +82,7 @@ def evaluate(
         with ExitStack() as stack:
             if policy is not None:
                 stack.enter_context(_torch_threads(config.threads))
-                server = PolicyServer(policy, config.batch, tokens, precision=config.precision)
+                server = PolicyServer(policy, config.batch, tokens, precision=config.precision, patience=_PATIENCE)
                 uri = stack.enter_context(server).uri
                 todo = [job | {"policy": uri} for job in todo]
             pool = stack.enter_context((pool_factory or WorkerPool)(config.bench, config.workers, config.out / LOG))

@@ -34,6 +34,7 @@ class PolicyServer:
     """Serves ``policy`` while the ``with`` block runs; ready (warm) when the block is entered.
 
     Every computation has exactly ``batch`` observations of exactly ``tokens`` tokens (None: as long as the longest).
+    ``patience``: how long a batch that is not full waits for other clients, see :mod:`vlm4vla.rollout.batching`.
     ``port`` 0 takes a free one; ``uri`` says which. Entering raises UserError for a port that cannot be had, and
     whatever the policy raises when it is warmed up.
     """
@@ -47,10 +48,12 @@ class PolicyServer:
         port: int = 0,
         *,
         precision: Precision = "fp32",
+        patience: float = 0.0,
         ping_interval: float = 20.0,
         ping_timeout: float = 60.0,
     ) -> None:
-        self._policy, self._batch, self._tokens, self._precision = policy, batch, tokens, precision
+        self._policy, self._batch, self._tokens = policy, batch, tokens
+        self._precision, self._patience = precision, patience
         self._host, self._port = host, port
         self._pings = (ping_interval, ping_timeout)
         self._first_frame = wire.pack(metadata(policy, batch))
@@ -81,7 +84,7 @@ class PolicyServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._batcher = Batcher(self._policy, self._batch, self._tokens, self._precision)
+        self._batcher = Batcher(self._policy, self._batch, self._tokens, self._precision, self._patience)
         try:
             async with await self._listen() as server:
                 await self._batcher.warm_up()
@@ -125,8 +128,9 @@ class PolicyServer:
         return connection.respond(http.HTTPStatus.OK, "ready\n") if path == "/health" else None
 
     async def _answer(self, connection: ServerConnection) -> None:
-        assert connection.request is not None
+        assert connection.request is not None and self._batcher is not None
         path = connection.request.path
+        self._batcher.clients += 1
         try:
             if urlsplit(path).path == harness.PATH:
                 await self._talk_harness(connection, path)
@@ -134,6 +138,8 @@ class PolicyServer:
                 await self._talk_openpi(connection)
         except ConnectionClosed as closed:
             logger.debug("connection closed: %s", closed)
+        finally:
+            self._batcher.clients -= 1
 
     async def _talk_openpi(self, connection: ServerConnection) -> None:
         await connection.send(self._first_frame)

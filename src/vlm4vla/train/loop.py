@@ -70,6 +70,7 @@ def fit(objective: Objective, config: TrainConfig, world: World, out: Path, conf
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(world.device.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time; nothing reads it
     module = objective.module.to(world.device).train()
     optimizer = schedule.build(config.optimizer, module)
     start = checkpoint.restore(out, module, optimizer, config_hash)

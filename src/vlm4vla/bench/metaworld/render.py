@@ -83,12 +83,19 @@ class PictureMaker:
         self._pixels = np.empty((height, width, 3), np.uint8)
 
     def draw(self, model: Any, data: Any) -> Image:
-        """Picture (height, width, 3) of the current state, turned by 180 degrees (the camera hangs upside down)."""
+        """Picture (height, width, 3) of the current state, turned by 180 degrees (the camera hangs upside down).
+
+        Raises RuntimeError when nothing could be read back. MuJoCo says nothing then and leaves the array as it was:
+        its own Renderer returns leftovers of earlier pictures (mirrored ones, other tasks'), this one a frozen picture.
+        """
         self._gl.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(model, data, self._option, None, self._camera, everything, self._scene)
         mujoco.mjr_render(self._rectangle, self._scene, self._context)
+        self._pixels.fill(0)
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
+        if not self._pixels.any():  # nothing was written: no scene is black all over
+            raise RuntimeError("OpenGL gave no picture: another renderer in this process has broken this one.")
         # OpenGL rows run from the bottom up, which is half of the turn; mirroring the columns is the other half.
         return np.ascontiguousarray(self._pixels[:, ::-1])
 

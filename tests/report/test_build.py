@@ -1,0 +1,283 @@
+"""The page and the Markdown file: contents, hostile strings, embedding, missing pieces, determinism."""
+
+import base64
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from synthetic_study import TASKS, make_study
+
+from vlm4vla.report import figures
+from vlm4vla.report.build import build
+from vlm4vla.report.folder import load
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags, ids, links and text of a page; fails on tags that do not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def built(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    result = build(study, out)
+    assert result["figures"] == ["success", "comparisons", "learning"]
+    assert (result["videos_embedded"], result["videos_copied"], result["rows"]) == (6, 0, 372)
+    assert result["bytes"] == (out / "index.html").stat().st_size
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(built: Path) -> Page:
+    return Page((built / "index.html").read_text())
+
+
+def test_the_answer_comes_first_with_its_limits(page: Page) -> None:
+    order = [
+        "Does the vision encoder have to be trained?",
+        "What differs between the arms: the vision encoder is trained, or stays at its random start.",
+        "Full fine-tuning did better than Vision frozen (+44.0 points, 95% interval ",
+        "one training run per arm, so this says nothing about retraining",
+        "Full fine-tuning succeeded in 66 of 75 episodes: 88.0% (95% interval 78.7 to 93.6%).",
+        "For scale: Do nothing succeeded in 0 of 75 episodes",
+        "For scale: Scripted expert succeeded in 75 of 75",
+        "For scale: Full fine-tuning did better than do nothing (+88.0 points",
+        "Control: Full fine-tuning did better than Full fine-tuning (image-blank)",
+        "The audit failed:",
+        "A quickstart on a tiny random model",
+        "Success rates",
+        "Comparisons",
+        "Learning curves",
+        "Videos",
+        "Parameters",
+        "Audit",
+        "Provenance",
+        "vlm4vla study run studies/freezing.yaml --out runs/freezing",
+        "Episodes",
+    ]
+    at = 0
+    for piece in order:
+        assert piece in page.text[at:], f"{piece!r} is missing or out of order"
+        at = page.text.index(piece, at)
+
+
+def test_nothing_leaves_the_page(page: Page) -> None:
+    assert not page.all("script") and not page.all("iframe")
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "poster", "xlink:href"):
+                assert value is not None and value.startswith(("data:", "#")), (tag, value)
+    assert "default-src 'none'" in str(page.all("meta"))
+
+
+def test_every_number_leads_to_its_episodes(page: Page) -> None:
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for a in page.all("a")]
+    assert links and all(link is not None and link[1:] in ids for link in links)
+    assert len([x for x in links if x is not None and x.startswith("#rows-")]) == 6 * (len(TASKS) + 1)
+    assert page.text.count("✗ failure") + page.text.count("✓ success") == 372 + 6
+
+
+def test_differing_settings_are_red_unless_allowed(built: Path) -> None:
+    text = (built / "index.html").read_text()
+    faults = re.findall(r'<tr class="fault"><td><code>([^<]*)', text)
+    assert faults == ["optimizer.lr"]
+    assert re.findall(r'<tr class="(?:factor|declared|allowed)"><td><code>([^<]*)', text) == [
+        "freeze",
+        "recorded.tokens_per_sample",
+        "pretraining data of full",
+    ]
+    assert "native to the model" in text and text.count("the factor</td>") == 1 and "6 settings are equal" in text
+
+
+def test_parameters_add_up(built: Path) -> None:
+    text = (built / "report.md").read_text().replace("\u202f", "")
+    assert "| Vision frozen | all | 3014919 | 2834432 | 180487 | 409600 | 2605319 |" in text
+    assert "| Full fine-tuning | all | 3014919 | 2834432 | 180487 | 0 | 3014919 |" in text
+
+
+def test_provenance(page: Page) -> None:
+    for piece in (
+        "54e05f4c1b",
+        "uncommitted changes",
+        "mujoco",
+        "3.3.0",
+        "OSMesa 24.2",
+        "Example GPU",
+        "42 min",
+        "40 min",
+    ):
+        assert piece in page.text
+
+
+def test_videos_are_embedded_whole_with_their_outcome(page: Page, study: Path) -> None:
+    videos = page.all("video")
+    assert len(videos) == 6
+    for video in videos:
+        assert {"muted", "loop", "controls", "playsinline"} <= video.keys() and video["preload"] == "metadata"
+        assert (video["poster"] or "").startswith("data:image/jpeg;base64,")
+    first = base64.b64decode((videos[0]["src"] or "").split(",", 1)[1])
+    assert first == (study / "eval-full/videos" / f"{TASKS[0]}-0.mp4").read_bytes()
+    assert page.text.count("“press the button from above”") == 2
+
+
+def test_markdown(built: Path) -> None:
+    text = (built / "report.md").read_text()
+    assert "**Full fine-tuning did better than Vision frozen (+44.0 points" in text
+    assert "| **Full fine-tuning** | [96.0](index.html#rows-2-0) (24/25) |" in text
+    assert "78.7 to 93.6 | 75 | E2 |" in text
+    for name in re.findall(r"\]\((figures/[^)]*)\)", text):
+        assert (built / name).is_file()
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+
+
+def test_figures_are_files_and_well_formed(built: Path) -> None:
+    for name in ("success", "comparisons", "learning"):
+        root = ElementTree.fromstring((built / f"figures/{name}.svg").read_text())
+        assert root.tag.endswith("svg") and root.attrib["viewBox"] and "width" not in root.attrib
+        assert (built / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_records_same_bytes(study: Path, built: Path, tmp_path: Path) -> None:
+    build(study, tmp_path)
+
+    def digests(folder: Path) -> dict[str, str]:
+        files = sorted(f for f in folder.rglob("*") if f.is_file())
+        return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+    assert digests(tmp_path) == digests(built)
+
+
+@pytest.mark.parametrize("fitting", [0, 2])
+def test_beyond_the_limit_videos_lie_beside_the_page(study: Path, tmp_path: Path, fitting: int) -> None:
+    sizes = [(study / "eval-full/videos" / f"{t}-0.mp4").stat().st_size for t in TASKS]
+    result = build(study, tmp_path, embed_limit=sum(sizes[:fitting]))
+    assert (result["videos_embedded"], result["videos_copied"]) == (fitting, 6 - fitting)
+    sources = [v["src"] or "" for v in Page((tmp_path / "index.html").read_text()).all("video")]
+    relative = [s for s in sources if not s.startswith("data:")]
+    assert len(relative) == 6 - fitting
+    for source in relative:
+        assert re.fullmatch(r"videos/[0-9a-f]{16}\.mp4", source) and (tmp_path / source).is_file()
+
+
+def test_missing_and_broken_videos_are_said_not_hidden(study: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(study, tmp_path / "study")
+    (copy / f"eval-full/videos/{TASKS[0]}-0.mp4").unlink()
+    (copy / f"eval-frozen/videos/{TASKS[0]}-0.mp4").write_bytes(b"not a video")
+    result = build(copy, tmp_path / "out")
+    text = (tmp_path / "out/index.html").read_text()
+    assert result["videos_embedded"] == 4
+    assert "The video file is missing." in text and "The video file cannot be decoded." in text
+
+
+@pytest.mark.parametrize("left_out", ["videos", "training", "audit", "compared"])
+def test_optional_pieces_may_be_absent(tmp_path: Path, left_out: str) -> None:
+    build(make_study(tmp_path / "study", episodes=4, **{left_out: False}), tmp_path / "out")
+    page = Page((tmp_path / "out/index.html").read_text())
+    gone = {"videos": "Stills show", "training": "Learning curves", "audit": "Declared factor", "compared": "McNemar"}
+    for piece, words in gone.items():
+        assert (words in page.text) == (piece != left_out), piece
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert all((a["href"] or "")[1:] in ids for a in page.all("a"))
+    if left_out == "audit":
+        assert "nothing here shows that the arms differ in the declared factor alone" in page.text
+
+
+HOSTILE = (
+    '<script>alert("x")</script>',
+    "a|b`c*d_e $\\frac{1}$ [x](javascript:alert(1))",
+    '"><img src=x onerror=alert(1)>\n\n# heading',
+)
+
+
+def test_hostile_strings_stay_text(tmp_path: Path) -> None:
+    # file names are made from task names by the evaluation, so the fixture leaves videos out
+    study = make_study(tmp_path / "study", tasks=HOSTILE, sentences=HOSTILE, episodes=4, videos=False)
+    build(study, tmp_path / "out")
+    text = (tmp_path / "out/index.html").read_text()
+    page = Page(text)
+    assert not page.all("script") and not [a for a in page.all("img") if a["src"] == "x"]
+    assert all("onerror" not in a for _, a in page.tags)
+    assert HOSTILE[0] in page.text
+    assert "<!--" not in text  # matplotlib repeats texts in comments
+    markdown = (tmp_path / "out/report.md").read_text()
+    assert "<script" not in markdown and "<img" not in markdown and "\n# heading" not in markdown
+    assert "](javascript:" not in markdown.replace("\\]", "")
+    for block in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+    for svg in (tmp_path / "out/figures").glob("*.svg"):
+        root = ElementTree.fromstring(svg.read_text())
+        assert not [e for e in root.iter() if e.tag.endswith(("script", "foreignObject", "image"))]
+
+
+def test_hostile_instructions_in_captions_and_labels(study: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(study, tmp_path / "study")
+    file = copy / "study.json"
+    file.write_text(
+        file.read_text()
+        .replace("press the button from above", "<b onclick=x>press</b>")
+        .replace("Vision frozen", "</td><script>")
+    )
+    build(copy, tmp_path / "out")
+    page = Page((tmp_path / "out/index.html").read_text())
+    assert not page.all("script") and "“<b onclick=x>press</b>”" in page.text
+
+
+def test_running_mean_survives_infinities() -> None:
+    value = np.ones(200)
+    value[50] = np.inf
+    value[120:140] = np.nan
+    mean = figures.running_mean(value)
+    assert mean[50] == 1 and np.isnan(mean[130]) and mean.shape == (200,)
+    assert figures.running_mean(np.array([3.0])) == [3.0]
+
+
+def test_long_names_do_not_break_the_figures(tmp_path: Path) -> None:
+    tasks = tuple(f"task-{'very-' * 12}long-{i}" for i in range(6))
+    study = make_study(tmp_path / "study", tasks=tasks, sentences=tasks, episodes=2, videos=False)
+    drawing = figures.success(load(study))
+    box = ElementTree.fromstring(drawing.wide).attrib["viewBox"].split()
+    assert float(box[2]) == pytest.approx(72 * figures.WIDE, abs=1)
+
+
+def test_a_report_needs_no_torch() -> None:
+    code = "import sys, vlm4vla.report.build; sys.exit(int('torch' in sys.modules or 'transformers' in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,89 @@
+"""A benchmark without a simulator, for the pool and the worker: a point that must be moved to 1 along x.
+
+Tasks decide how it behaves: "move" and "slide" work; "raise" fails in every step; "die" kills its process in reset;
+"die-once" does so until its flag file exists.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+
+from vlm4vla.types import ActionSpec, CameraSpec, Dimension, EpisodeSpec, Observation, StepResult
+
+FLAG = Path(os.environ.get("FAKE_BENCH_FLAG", "/nonexistent/flag"))
+
+
+class FakeEnv:
+    def __init__(self, task, spec):
+        self.task, self.spec, self.x, self.rendered = task, spec, 0.0, 0
+
+    def reset(self, episode, render=True):
+        if self.task == "die" or (self.task == "die-once" and not FLAG.exists()):
+            if self.task == "die-once":
+                FLAG.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.index = episode.index
+        self.instruction = episode.instruction
+        self.x = 0.0
+        return StepResult(False, self._see() if render else None)
+
+    def step(self, action, render):
+        if self.task == "raise":
+            raise ZeroDivisionError("simulated")
+        self.x += 0.25 * float(self.spec.check(action)[0])
+        return StepResult(self.x >= 1.0, self._see() if render else None)
+
+    def _see(self):
+        self.rendered += 1
+        picture = np.full((4, 4, 3), 10 * self.index + 100 * self.x, np.uint8)
+        return Observation({"front": picture}, self.instruction, np.array([self.x], np.float32))
+
+    def snapshot(self):
+        return np.array([self.x, self.index])
+
+    def close(self):
+        print("closed", self.task, flush=True)  # to the log, never to the channel
+
+
+class FakeExpert:
+    def reset(self, episode): ...
+
+    def act(self):
+        return np.array([1.0, 1.0], np.float32)
+
+
+class Benchmark:
+    id = "fake-v1"
+    action_spec = ActionSpec(
+        (Dimension("dx", "m", "delta", "world", -1, 1), Dimension("gripper", "", "gripper", "gripper", -1, 1)),
+        "none",
+        10.0,
+    )
+    cameras = (CameraSpec("front", 4, 4),)
+    state_names = ("x",)
+    step_limit = 9
+    success_rule = "x >= 1"
+
+    def tasks(self):
+        return ("die", "die-once", "move", "raise", "slide")
+
+    def instruction(self, task):
+        return f"please {task}"
+
+    def episodes(self, split, task, count):
+        return tuple(EpisodeSpec(self.id, split, task, i, i, self.instruction(task)) for i in range(count))
+
+    def make(self, task):
+        return FakeEnv(task, self.action_spec)
+
+    def expert(self, env):
+        return FakeExpert()
+
+    def do_nothing(self):
+        return np.array([0.0, 1.0], np.float32)
+
+    def versions(self):
+        print("a simulator that prints", flush=True)
+        return {"fake": "1", "pid": str(os.getpid())}

@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fake_bench import Benchmark
+
+from vlm4vla.rollout.asking import Server, check_spec, request_keys
+from vlm4vla.types import Observation, UserError
+
+URI = "ws://127.0.0.1:1"
+SPEC = Benchmark.action_spec
+
+
+class Client:
+    uri = URI
+
+    def __init__(self, metadata, reply):
+        self.metadata, self.reply, self.asked = metadata, reply, []
+
+    def infer(self, request):
+        self.asked.append(request)
+        return self.reply
+
+
+def test_equal_specs_pass_and_different_ones_are_printed():
+    check_spec({"action_spec": SPEC.to_dict()}, SPEC, False, URI)
+    other = replace(SPEC, control_hz=5.0).to_dict()
+    with pytest.raises(UserError, match=r"5\.0 Hz against 10\.0 Hz.*policy declares.*Possible: the benchmark's"):
+        check_spec({"action_spec": other}, SPEC, True, URI)  # a declared spec is never overruled
+
+
+def test_a_server_without_spec_needs_the_users_word():
+    with pytest.raises(UserError, match="assume_spec"):
+        check_spec({}, SPEC, False, URI)
+    check_spec({}, SPEC, True, URI)
+
+
+def test_a_foreign_server_gets_openpi_names_and_ours_gets_what_it_declares():
+    bench = Benchmark()
+    assert request_keys({}, bench, URI) == ({"front": "observation/image"}, True)
+    ours = {"observation": {"images": {"front": {"key": "observation/image"}}, "state": None}}
+    assert request_keys(ours, bench, URI) == ({"front": "observation/image"}, False)
+    ours["observation"]["images"] = {"wrist": {"key": "observation/image"}}
+    with pytest.raises(UserError, match="wrist"):
+        request_keys(ours, bench, URI)
+    with pytest.raises(UserError, match="state"):
+        request_keys({"observation": {"images": {}, "state": {"names": ["y"]}}}, bench, URI)
+
+
+def test_requests_and_replies():
+    seen = Observation({"front": np.zeros((4, 4, 3), np.uint8)}, "go", np.zeros(1, np.float32))
+    client = Client({}, {"actions": np.zeros((3, 2))})
+    assert Server(client, Benchmark(), execute=2).ask(seen).shape == (3, 2)
+    assert set(client.asked[0]) == {"observation/image", "observation/state", "prompt"}
+    with pytest.raises(UserError, match="at least 4"):
+        Server(client, Benchmark(), execute=4).ask(seen)
+    with pytest.raises(UserError, match=r"shape \(2,\)"):
+        Server(Client({}, {"actions": np.zeros(2)}), Benchmark(), execute=1).ask(seen)
+    with pytest.raises(UserError, match="openpi"):
+        Server(Client({}, {"error": 1}), Benchmark(), execute=1).ask(seen)

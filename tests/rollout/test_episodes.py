@@ -1,0 +1,104 @@
+"""Jobs in this process, on the fake benchmark: what a policy sees under each control, and what is rendered."""
+
+import numpy as np
+import pytest
+from fake_bench import Benchmark
+
+from vlm4vla.rollout import episodes
+from vlm4vla.types import UserError
+
+
+class Recorder:
+    """A policy that remembers what it saw and moves by ``speed`` in chunks of three."""
+
+    def __init__(self, speed=1.0, looks=True):
+        self.looks, self.seen, self.speed = looks, [], speed
+
+    def reset(self, episode): ...
+
+    def ask(self, observation):
+        self.seen.append(observation)
+        return np.tile(np.array([self.speed, 1.0], np.float32), (3, 1))
+
+
+def job(**changes):
+    bench = Benchmark()
+    episode, other = (e.to_dict() for e in bench.episodes("eval", "move", 2))
+    base = {"episode": episode, "other": other, "control": None, "instruction": "please move"}
+    return base | {"execute": 2, "video": False} | changes
+
+
+def play(chooser, **changes):
+    bench = Benchmark()
+    env = bench.make("move")
+    return episodes.rollout(job(**changes), bench, env, chooser), env
+
+
+def test_success_ends_the_episode_at_once_inside_a_chunk():
+    chooser = Recorder()
+    result, env = play(chooser, execute=3)
+    assert (result["success"], result["steps"], result["first_success_step"], result["failure"]) == (True, 4, 4, None)
+    assert len(chooser.seen) == 2  # 3 + 1 steps
+    assert env.rendered == 2  # the start and the picture for the second query: no other
+    assert [float(o.state[0]) for o in chooser.seen] == [0.0, 0.75]
+    assert result["frames"] is None
+
+
+def test_the_step_limit_holds_even_when_chunks_do_not_divide_it():
+    result, _ = play(Recorder(speed=0.0))
+    assert (result["success"], result["steps"], result["first_success_step"]) == (False, 9, None)
+    assert result["failure"] == episodes.STEP_LIMIT
+
+
+def test_a_blind_builtin_renders_nothing_unless_a_video_is_wanted():
+    result, env = play(Recorder(looks=False))
+    assert result["success"] and env.rendered == 0
+    result, env = play(Recorder(looks=False), video=True)
+    assert result["frames"].shape == (5, 4, 4, 3)  # the start and four steps
+    assert result["frames"][:, 0, 0, 0].tolist() == [0, 25, 50, 75, 100]
+
+
+def test_image_blank_is_black_and_keeps_state_and_instruction():
+    chooser = Recorder()
+    play(chooser, control="image-blank")
+    assert all(not o.images["front"].any() for o in chooser.seen)
+    assert [float(o.state[0]) for o in chooser.seen] == [0.0, 0.5]
+    assert {o.instruction for o in chooser.seen} == {"please move"}
+
+
+def test_image_other_shows_the_start_of_the_other_episode_all_along():
+    chooser = Recorder()
+    result, env = play(chooser, control="image-other")
+    assert [o.images["front"][0, 0, 0] for o in chooser.seen] == [10, 10]
+    assert env.index == 0 and result["success"]
+
+
+def test_the_instruction_of_the_job_is_what_the_policy_is_told():
+    chooser = Recorder()
+    play(chooser, control="instruction-swapped", instruction="please slide")
+    assert {o.instruction for o in chooser.seen} == {"please slide"}
+
+
+def test_an_unknown_control_is_refused_with_a_guess():
+    with pytest.raises(UserError, match="'image-blank'"):
+        play(Recorder(), control="image-blnk")
+
+
+def test_demonstrations_keep_clean_labels_and_go_on_after_success():
+    bench = Benchmark()
+    base = {"episode": job()["episode"], "after_success": 2}
+    clean = episodes.demo(base | {"noise": 0.0}, bench, bench.make("move"))
+    assert clean["successes"].tolist() == [False, False, False, True, True, True]
+    assert clean["images"]["front"].shape == (6, 4, 4, 3) and clean["states"].shape == (6, 1)
+    noisy = [episodes.demo(base | {"noise": 0.5}, bench, bench.make("move")) for _ in range(2)]
+    assert np.array_equal(noisy[0]["states"], noisy[1]["states"])  # the noise is the episode's
+    assert not np.array_equal(noisy[0]["states"][:4], clean["states"][:4])
+    assert np.all(noisy[0]["actions"] == 1.0)
+
+
+def test_replay_gives_the_state_at_the_start_and_after_each_step():
+    bench = Benchmark()
+    actions = np.array([[1, 1], [0.5, 1]], np.float32)
+    result = episodes.replay({"episode": job()["episode"], "actions": actions}, bench.make("move"))
+    assert result["start"].tolist() == [0, 0]
+    assert result["states"][:, 0].tolist() == [0.25, 0.375] and result["successes"].tolist() == [False, False]

@@ -1,0 +1,103 @@
+"""The policy folder: what is saved is what acts, in another process too; wrong folders and inputs are refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_run import SPEC, SyntheticReader, train_config
+
+from vlm4vla.config import NormalizerConfig, PolicyConfig
+from vlm4vla.data.normalize import Normalizer
+from vlm4vla.policy import Facts, Policy
+from vlm4vla.types import Observation, UserError
+
+
+def make(proprioception: bool = False, queries: int = 1) -> Policy:
+    settings = train_config(Path("s"), Path("o")).policy.model_dump()
+    config = PolicyConfig.model_validate({**settings, "proprioception": proprioception, "queries": queries})
+    normalizer = Normalizer.fit(SPEC, None, NormalizerConfig(kind="limits"))
+    return Policy.create(config, Facts(SPEC, normalizer, ("x", "y"), (0.5, 0.5), (0.2, 0.2), {}), seed=3).eval()
+
+
+def observations(count: int, state: bool = True) -> list[Observation]:
+    episode = SyntheticReader().episode(1)
+    states = episode.states
+    assert states is not None
+    return [
+        Observation({"front": episode.images["front"][i]}, episode.instruction, states[i] if state else None)
+        for i in range(count)
+    ]
+
+
+def test_saved_policy_acts_bit_equally_in_another_process(tmp_path: Path) -> None:
+    policy = make()
+    policy.save(tmp_path / "policy")
+    ours = policy.act(observations(3), tokens=40)
+    np.savez(tmp_path / "images.npz", images=np.stack([o.images["front"] for o in observations(3)]))
+    script = f"""
+import numpy as np
+from vlm4vla.policy import Policy
+from vlm4vla.types import Observation
+policy = Policy.load({str(tmp_path / "policy")!r})
+images = np.load({str(tmp_path / "images.npz")!r})["images"]
+chunk = policy.act([Observation({{"front": i}}, "push the block") for i in images], tokens=40)
+np.save({str(tmp_path / "chunk.npy")!r}, chunk)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert ours.shape == (3, 4, 4)
+    assert np.array_equal(np.load(tmp_path / "chunk.npy"), ours)
+
+
+def test_batch_mates_do_not_change_actions_at_a_fixed_shape() -> None:
+    policy, seen = make(), observations(4)
+    together = policy.act(seen, tokens=40)
+    for i in range(4):
+        padded = policy.act([seen[i], seen[0], seen[0], seen[0]], tokens=40)
+        assert np.array_equal(padded[0], together[i])
+
+
+def test_proprioception_is_read_when_declared_and_only_then() -> None:
+    without, with_state = make(), make(proprioception=True)
+    assert without.state_names == () and with_state.state_names == ("x", "y")
+    seen = observations(1)
+    moved = [Observation(seen[0].images, seen[0].instruction, seen[0].state + 1)]
+    assert np.array_equal(without.act(seen), without.act(moved))
+    assert not np.array_equal(with_state.act(seen), with_state.act(moved))
+    with pytest.raises(UserError, match="reads proprioception"):
+        with_state.act(observations(1, state=False))
+
+
+def test_several_queries(tmp_path: Path) -> None:
+    policy = make(queries=3)
+    assert policy.act(observations(2)).shape == (2, 4, 4)
+    assert policy.count_tokens("push the block") == make().count_tokens("push the block") + 2
+
+
+def test_accounting_covers_every_parameter() -> None:
+    policy = make()
+    policy.freeze(["vision", "embedding"])
+    counts = policy.parameters_by_group()
+    assert sum(c.total for c in counts) == sum(p.numel() for p in policy.parameters())
+    assert sum(c.trainable for c in counts) == sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    assert [c.group for c in counts if c.new] == ["query and head"]
+
+
+def test_mixed_or_missing_files_are_refused(tmp_path: Path) -> None:
+    make().save(tmp_path / "policy")
+    weights = tmp_path / "policy" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="is not the file that"):
+        Policy.load(tmp_path / "policy")
+    with pytest.raises(UserError, match="Did you mean") as info:
+        Policy.load(str(tmp_path))
+    assert "policy" in str(info.value)
+
+
+def test_missing_camera_is_refused_by_name() -> None:
+    seen = observations(1)[0]
+    with pytest.raises(UserError, match="Camera 'front' is missing"):
+        make().act([Observation({"wrist": seen.images["front"]}, "push")])

@@ -186,8 +186,8 @@ def test_same_records_same_bytes(study: Path, built: Path, tmp_path: Path) -> No
     assert digests(tmp_path) == digests(built)
 
 
-@pytest.mark.parametrize("fitting", [0, 2])
-def test_beyond_the_limit_videos_lie_beside_the_page(study: Path, tmp_path: Path, fitting: int) -> None:
+def test_beyond_the_limit_videos_lie_beside_the_page(study: Path, tmp_path: Path) -> None:
+    fitting = 2
     sizes = [(study / "eval-full/videos" / f"{t}-0.mp4").stat().st_size for t in TASKS]
     result = build(study, tmp_path, embed_limit=sum(sizes[:fitting]))
     assert (result["videos_embedded"], result["videos_copied"]) == (fitting, 6 - fitting)
@@ -198,26 +198,29 @@ def test_beyond_the_limit_videos_lie_beside_the_page(study: Path, tmp_path: Path
         assert re.fullmatch(r"videos/[0-9a-f]{16}\.mp4", source) and (tmp_path / source).is_file()
 
 
-def test_missing_and_broken_videos_are_said_not_hidden(study: Path, tmp_path: Path) -> None:
+def test_broken_videos_are_said_and_hostile_captions_stay_text(study: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(study, tmp_path / "study")
     (copy / f"eval-full/videos/{TASKS[0]}-0.mp4").unlink()
     (copy / f"eval-frozen/videos/{TASKS[0]}-0.mp4").write_bytes(b"not a video")
+    text = (copy / "study.json").read_text().replace("open the drawer", "<b onclick=x>open</b>")
+    (copy / "study.json").write_text(text.replace("Vision frozen", "</td><script>"))
     result = build(copy, tmp_path / "out")
-    text = (tmp_path / "out/index.html").read_text()
+    page = Page((tmp_path / "out/index.html").read_text())
     assert result["videos_embedded"] == 4
-    assert "The video file is missing." in text and "The video file cannot be decoded." in text
+    assert "The video file is missing." in page.text and "The video file cannot be decoded." in page.text
+    assert not page.all("script") and page.text.count("“<b onclick=x>open</b>”") == 2
 
 
-@pytest.mark.parametrize("left_out", ["videos", "training", "audit", "compared"])
-def test_optional_pieces_may_be_absent(tmp_path: Path, left_out: str) -> None:
-    build(make_study(tmp_path / "study", episodes=4, **{left_out: False}), tmp_path / "out")
+@pytest.mark.parametrize("left_out", [("videos", "audit"), ("training", "compared")])
+def test_optional_pieces_may_be_absent(tmp_path: Path, left_out: tuple[str, ...]) -> None:
+    build(make_study(tmp_path / "study", episodes=4, **dict.fromkeys(left_out, False)), tmp_path / "out")
     page = Page((tmp_path / "out/index.html").read_text())
     gone = {"videos": "Stills show", "training": "Learning curves", "audit": "Declared factor", "compared": "McNemar"}
     for piece, words in gone.items():
-        assert (words in page.text) == (piece != left_out), piece
+        assert (words in page.text) == (piece not in left_out), piece
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert all((a["href"] or "")[1:] in ids for a in page.all("a"))
-    if left_out == "audit":
+    if "audit" in left_out:
         assert "nothing here shows that the arms differ in the declared factor alone" in page.text
 
 
@@ -246,19 +249,6 @@ def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     for svg in (tmp_path / "out/figures").glob("*.svg"):
         root = ElementTree.fromstring(svg.read_text())
         assert not [e for e in root.iter() if e.tag.endswith(("script", "foreignObject", "image"))]
-
-
-def test_hostile_instructions_in_captions_and_labels(study: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(study, tmp_path / "study")
-    file = copy / "study.json"
-    file.write_text(
-        file.read_text()
-        .replace("press the button from above", "<b onclick=x>press</b>")
-        .replace("Vision frozen", "</td><script>")
-    )
-    build(copy, tmp_path / "out")
-    page = Page((tmp_path / "out/index.html").read_text())
-    assert not page.all("script") and "“<b onclick=x>press</b>”" in page.text
 
 
 def test_running_mean_survives_infinities() -> None:

@@ -3,10 +3,13 @@
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vlm4vla.types import ActionSpec, Dimension, Observation, refuse
+from vlm4vla.config import EvalConfig
+from vlm4vla.types import ActionSpec, CameraSpec, Dimension, EpisodeSpec, Observation, refuse
 
 ARM = tuple(Dimension(name, "m", "delta", "base", -1.0, 1.0) for name in ("x", "y", "z"))
 SPEC = ActionSpec((*ARM, Dimension("gripper", "1", "gripper", "hand", -1.0, 1.0)), "none", 10.0)
@@ -61,3 +64,32 @@ def request(seed: int = 0, prompt: str = "open the drawer") -> dict[str, object]
 
 def expected(seed: int = 0, prompt: str = "open the drawer") -> np.ndarray:
     return answer(Observation({"front": picture(seed)}, prompt))
+
+
+TASKS = ("drawer-close", "drawer-open", "push")
+
+
+class FakeBench:
+    id = "fake/v1"
+    action_spec = SPEC
+    cameras = (CameraSpec("front", 16, 16),)
+    state_names: tuple[str, ...] = ()
+    step_limit = 30
+    success_rule = "by decree"
+
+    def tasks(self) -> tuple[str, ...]:
+        return TASKS
+
+    def instruction(self, task: str) -> str:
+        return f"please {task.replace('-', ' ')}"
+
+    def episodes(self, split: str, task: str, count: int) -> tuple[EpisodeSpec, ...]:
+        first = 100 * TASKS.index(task)
+        return tuple(
+            EpisodeSpec("fake/v1", "eval", task, i, first + i, self.instruction(task)) for i in range(min(count, 9))
+        )
+
+
+def configured(out: Path, **changes: Any) -> EvalConfig:
+    values: dict[str, Any] = {"policy": "folder", "bench": "fake", "tasks": TASKS, "episodes": 4, "execute": 2}
+    return EvalConfig(**(values | {"arm": "a", "out": out, "batch": 2} | changes))

@@ -7,37 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from rollout_fakes import SPEC, FakePolicy, picture
+from rollout_fakes import SPEC, TASKS, FakeBench, FakePolicy, configured, picture
 
 from vlm4vla import records
 from vlm4vla.config import EvalConfig
 from vlm4vla.records import EpisodeRow, RunRecord
-from vlm4vla.rollout import jobs, runner
+from vlm4vla.rollout import runner
 from vlm4vla.rollout.wire import PolicyClient
-from vlm4vla.types import CameraSpec, EpisodeSpec, UserError, refuse
-
-TASKS = ("drawer-close", "drawer-open", "push")
-
-
-class FakeBench:
-    id = "fake/v1"
-    action_spec = SPEC
-    cameras = (CameraSpec("front", 16, 16),)
-    state_names: tuple[str, ...] = ()
-    step_limit = 30
-    success_rule = "by decree"
-
-    def tasks(self) -> tuple[str, ...]:
-        return TASKS
-
-    def instruction(self, task: str) -> str:
-        return f"please {task.replace('-', ' ')}"
-
-    def episodes(self, split: str, task: str, count: int) -> tuple[EpisodeSpec, ...]:
-        first = 100 * TASKS.index(task)
-        return tuple(
-            EpisodeSpec("fake/v1", "eval", task, i, first + i, self.instruction(task)) for i in range(min(count, 9))
-        )
+from vlm4vla.types import UserError, refuse
 
 
 class FakePool:
@@ -85,11 +62,6 @@ def fake_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner.registry, "find", lambda room, name: SimpleNamespace(Benchmark=FakeBench))
     FakePool.made = []
     FakePool.wrong = staticmethod(lambda job, place: None)
-
-
-def configured(out: Path, **changes: Any) -> EvalConfig:
-    values: dict[str, Any] = {"policy": "folder", "bench": "fake", "tasks": TASKS, "episodes": 4, "execute": 2}
-    return EvalConfig(**(values | {"arm": "a", "out": out, "batch": 2} | changes))
 
 
 def run(config: EvalConfig, policy: FakePolicy | None = None) -> RunRecord:
@@ -143,36 +115,6 @@ def test_controls_share_the_starts_of_the_evaluation(tmp_path: Path) -> None:
     got = rows(tmp_path)
     assert [r.key for r in got] == sorted(r.key for r in got)
     assert {r.seed for r in got if r.control == "image-other"} < {r.seed for r in got if r.control is None}
-
-
-def test_the_other_picture_of_the_last_episode_is_the_first_ones(tmp_path: Path) -> None:
-    todo = jobs.build(configured(tmp_path, controls=("image-other",), tasks=("push",)), FakeBench(), "ws://x")  # type: ignore[arg-type]
-    assert [(j["episode"]["index"], j["other"]["index"]) for j in todo] == [(0, 1), (1, 2), (2, 3), (3, 0)]
-    with pytest.raises(UserError, match="image-other was asked for with 1 episode"):
-        jobs.build(configured(tmp_path, controls=("image-other",), episodes=1), FakeBench(), "ws://x")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("tasks", "pairs"),
-    [
-        (("drawer-open", "drawer-close"), {"drawer-open": "drawer-close", "drawer-close": "drawer-open"}),
-        (("a", "b", "c"), {"a": "b", "b": "c", "c": "a"}),
-        (
-            ("button-press", "button-press-wall", "reach"),
-            {"button-press": "button-press-wall", "reach": "button-press"},
-        ),
-        (("door-open", "doorbell"), {"door-open": "doorbell"}),
-    ],
-)
-def test_swap_pairs(tasks: tuple[str, ...], pairs: dict[str, str]) -> None:
-    got = jobs.swap_pairs(tasks)
-    assert set(got) == set(tasks) and got.items() >= pairs.items()
-    assert all(a != b for a, b in got.items())
-
-
-def test_one_task_has_no_partner() -> None:
-    with pytest.raises(UserError, match="two or more tasks"):
-        jobs.swap_pairs(["reach"])
 
 
 class Killed(BaseException):

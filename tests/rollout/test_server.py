@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -13,7 +15,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from vlm4vla.rollout import wire
-from vlm4vla.rollout.server import PolicyServer, serve_forever
+from vlm4vla.rollout.server import PolicyServer
 from vlm4vla.rollout.wire import PolicyClient, ServerError
 from vlm4vla.types import ActionSpec, Observation, UserError
 
@@ -281,9 +283,6 @@ def test_web_pages_are_refused() -> None:
 
 
 def test_serve_forever_ends_on_a_signal() -> None:
-    import subprocess
-    import sys
-
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from rollout_fakes import FakePolicy\n"
@@ -298,4 +297,3 @@ def test_serve_forever_ends_on_a_signal() -> None:
     assert get(uri, "/health")[0] == 200
     child.terminate()
     assert child.communicate(timeout=10)[0] == "ended\n" and child.returncode == 0
-    assert callable(serve_forever)

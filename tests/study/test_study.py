@@ -1,0 +1,102 @@
+"""Cells by content, and an audit that notices what the factor does not name."""
+
+from pathlib import Path
+
+import pytest
+
+from vlm4vla import config as configs
+from vlm4vla.config import StudyConfig
+from vlm4vla.records import RunRecord
+from vlm4vla.study import audit, cells, plan
+from vlm4vla.study.run import Study
+from vlm4vla.types import UserError
+
+FILE = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
+
+
+def study(*words: str) -> StudyConfig:
+    return configs.load(StudyConfig, FILE, words)
+
+
+def folders(s: StudyConfig) -> dict[str, Path]:
+    return {c.arm: c.train.out for c in cells.cells(s, Path("out"))}
+
+
+def test_arms_share_everything_but_the_factor() -> None:
+    trained, frozen = cells.cells(study(), Path("out"))
+    found = configs.diff(configs.to_dict(trained.train), configs.to_dict(frozen.train))
+    assert set(found) == {"freeze", "out"}
+    assert trained.train.data.store == frozen.train.data.store
+
+
+def test_a_changed_setting_makes_a_new_cell_and_leaves_the_others() -> None:
+    before, after = folders(study()), folders(study("--arms.frozen.overrides.freeze", "[vision, connector]"))
+    assert before["trained"] == after["trained"] and before["frozen"] != after["frozen"]
+    more = folders(study("--train.steps", "7"))
+    assert before["trained"] != more["trained"] and before["frozen"] != more["frozen"]
+    fewer_workers = cells.cells(study("--eval.workers", "1"), Path("out"))
+    assert [c.eval.out for c in fewer_workers] == [c.eval.out for c in cells.cells(study(), Path("out"))]
+
+
+def test_other_demonstrations_make_another_store_and_other_cells() -> None:
+    a, b = study(), study("--demos.per_task", "3")
+    assert cells.store_folder(a, Path("o")) != cells.store_folder(b, Path("o"))
+    assert folders(a)["trained"] != folders(b)["trained"]
+
+
+def test_audit_passes_the_factor_and_shows_it() -> None:
+    found = audit.audit(study(), {})
+    assert found["ok"]
+    rows = {row["setting"]: row for row in found["rows"]}
+    assert rows["freeze"]["differs"] and rows["freeze"]["allowed"]
+    assert rows["policy.proprioception"]["values"] == {"trained": False, "frozen": False}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "{optimizer.lr: 1.0e-3}", "{optimizer.warmup_steps: 0}", "{optimizer.clip_norm: 0}", "{precision: fp32}",
+        "{batch: 32}", "{steps: 10}", "{augment.shift: 0}", "{policy.chunk: 4}", "{policy.proprioception: true}",
+        "{policy.normalizer.clip: 0.65}", "{policy.backbone.image_size: 224}", "{policy.head.gripper_weight: 1}",
+    ],
+)  # fmt: skip
+def test_audit_catches_a_fault_in_one_arm(fault: str, tmp_path: Path) -> None:
+    wrong = study("--arms.frozen.overrides", fault)
+    found = audit.audit(wrong, {})
+    assert not found["ok"] and len(found["faults"]) == 1
+    with pytest.raises(UserError, match="the factor does not name"):
+        Study(wrong, tmp_path, lambda _: None).run()
+
+
+def _record(**facts: object) -> RunRecord:
+    return RunRecord(
+        run="train", kind="train", config={}, config_hash="x", commit="c", dirty=False,
+        packages={"torch": "2", "transformers": "5", "vlm4vla": "0"}, hardware={"cpu": "a"}, seed=0,
+        inputs={"store": "d"}, facts={"samples_seen": 64, "frozen_groups": [], **facts}, started="now",
+    )  # fmt: skip
+
+
+def test_audit_reads_what_the_runs_recorded() -> None:
+    same = audit.audit(study(), {"trained": _record(), "frozen": _record(frozen_groups=["vision"])})
+    assert same["ok"]
+    fewer = audit.audit(study(), {"trained": _record(), "frozen": _record(samples_seen=32)})
+    assert fewer["faults"] == ["recorded.samples_seen"]
+    other = _record().model_copy(update={"inputs": {"store": "e"}})
+    assert audit.audit(study(), {"trained": _record(), "frozen": other})["faults"] == ["recorded.data"]
+    prompts = audit.audit(study(), {"trained": _record(prompt="a"), "frozen": _record(prompt="b")})
+    assert prompts["ok"]  # native to the model: shown, allowed
+
+
+def test_unknown_task_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'drawer-open'"):
+        Study(study("--tasks", "[drawer-opne, window-open]"), tmp_path, lambda _: None).run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_estimate_counts_every_stage() -> None:
+    probe = {"seconds_per_step": 0.2, "seconds_per_inference": 0.02}
+    s = study()
+    found = plan.estimate(s, {"trained": probe, "frozen": probe}, frame_s=0.025, demo_steps=80, step_limit=200)
+    assert found["stages"]["train"] == pytest.approx(2 * (0.2 * s.train.steps + plan.START_S))
+    assert found["total_s"] == pytest.approx(sum(found["stages"].values()), abs=0.5)
+    assert [line["stage"] for line in plan.describe(s, Path("o"))].count("train") == 2

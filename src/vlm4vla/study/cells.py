@@ -14,7 +14,7 @@ from vlm4vla.config import DemosConfig, EvalConfig, StudyConfig, StudyTrain, Tra
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one seed: how it is trained, and how it is evaluated."""
+    """One arm with one seed: how it is trained, and how it is evaluated. ``eval.arm`` names its rows."""
 
     arm: str
     seed: int
@@ -50,7 +50,9 @@ def cells(study: StudyConfig, out: Path) -> list[Cell]:
             folder = out / "cells" / f"{arm}-s{seed}-{identity}"
             data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}
             train = TrainConfig(**plain, data=data, seed=seed, out=folder / "train")  # type: ignore[arg-type]
-            found.append(Cell(arm, seed, train, _eval(study, folder, arm, seed, settings.controls)))
+            # With several seeds each policy is a row of its own: rows of different checkpoints are never pooled.
+            name = arm if len(study.seeds) == 1 else f"{arm}-s{seed}"
+            found.append(Cell(arm, seed, train, _eval(study, folder, name, seed, settings.controls)))
     return found
 
 

@@ -20,6 +20,7 @@ from vlm4vla import records, registry
 from vlm4vla.config import Config, EvalConfig, StudyConfig
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.report.build import build
+from vlm4vla.report.sentences import row_name
 from vlm4vla.study import audit, cells, compare, plan
 from vlm4vla.types import refuse
 
@@ -137,11 +138,8 @@ class Study:
 
     def _conclude(self, guess: dict[str, Any]) -> None:
         rows = self.rows()
-        runs = {
-            cell.arm: records.read_one(cell.train.out / "run.json", RunRecord)
-            for cell in cells.cells(self.config, self.out)
-            if cell.seed == self.config.seeds[0]
-        }
+        first = [c for c in cells.cells(self.config, self.out) if c.seed == self.config.seeds[0]]
+        runs = {cell.arm: records.read_one(cell.train.out / "run.json", RunRecord) for cell in first}
         records.write_all(self.out / "estimates.jsonl", compare.estimates(rows))
         records.write_all(self.out / "comparisons.jsonl", self._comparisons(rows))
         records.write_atomic(self.out / "audit.json", json.dumps(audit.audit(self.config, runs), indent=1) + "\n")
@@ -151,21 +149,24 @@ class Study:
         records.write_atomic(self.out / "finished.json", json.dumps({"identity": self.identity}) + "\n")
 
     def _comparisons(self, rows: list[EpisodeRow]) -> list[records.Comparison]:
-        """First arm against every other arm, each arm against its controls and against the floor."""
-        arms = list(self.config.arms)
-        by_name = {
-            (arm, control): [r for r in rows if r.arm == arm and r.control == control]
-            for arm, control in {(r.arm, r.control) for r in rows}
-        }
-        pairs: list[tuple[Key, Key]] = [((arms[0], None), (other, None)) for other in arms[1:]]
-        for arm in arms:
-            pairs += [((arm, None), (arm, control)) for control in self.config.arms[arm].controls]
-            pairs += [((arm, None), (name, None)) for name in self.config.references if name == "do-nothing"]
-        return [compare.compare(by_name[a], by_name[b], _title(*a), _title(*b)) for a, b in pairs]
+        """First arm against every other, each arm against its controls and the floor; Holm over the whole family."""
+        found = cells.cells(self.config, self.out)
+        pairs: list[tuple[Key, Key]] = []
+        for seed in self.config.seeds:
+            first, *others = [cell for cell in found if cell.seed == seed]
+            pairs += [((first.eval.arm, None), (other.eval.arm, None)) for other in others]
+        for cell in found:
+            name = cell.eval.arm
+            pairs += [((name, None), (name, control)) for control in self.config.arms[cell.arm].controls]
+            pairs += [((name, None), (floor, None)) for floor in self.config.references if floor == "do-nothing"]
+        by_key: dict[Key, list[EpisodeRow]] = {}
+        for row in rows:
+            by_key.setdefault((row.arm, row.control), []).append(row)
+        compared = [compare.compare(by_key[a], by_key[b], row_name(*a), row_name(*b)) for a, b in pairs]
+        return compare.adjusted(compared)
 
     def _summary(self, guess: dict[str, Any]) -> dict[str, Any]:
         benchmark = registry.find("bench", self.config.bench).Benchmark()
-        first = [c for c in cells.cells(self.config, self.out) if c.seed == self.config.seeds[0]]
         return {
             "name": self.config.name,
             "title": self.config.title,
@@ -176,12 +177,12 @@ class Study:
             "instructions": {task: benchmark.instruction(task) for task in self.config.tasks},
             "arms": [
                 {
-                    "name": cell.arm,
-                    "label": self.config.arms[cell.arm].label,
+                    "name": cell.eval.arm,
+                    "label": self._label(cell),
                     "run": os.path.relpath(cell.train.out, self.out),
                     "eval": os.path.relpath(cell.eval.out, self.out),
                 }
-                for cell in first
+                for cell in cells.cells(self.config, self.out)
             ],
             "references": [
                 {"name": e.arm, "label": e.arm.replace("-", " "), "eval": os.path.relpath(e.out, self.out)}
@@ -192,6 +193,10 @@ class Study:
             "wall_s": json.loads((self.out / "wall.json").read_text()),
             "estimate_s": guess["total_s"],
         }
+
+    def _label(self, cell: cells.Cell) -> str:
+        label = self.config.arms[cell.arm].label
+        return label if len(self.config.seeds) == 1 else f"{label}, seed {cell.seed}"
 
 
 def estimate(config: StudyConfig) -> dict[str, Any]:
@@ -217,10 +222,6 @@ def estimate(config: StudyConfig) -> dict[str, Any]:
     steps = sum(frames) / len(frames)
     found = plan.estimate(config, probes, frame_s, steps, benchmark.step_limit)
     return found | {"frame_s": round(frame_s, 4), "demo_steps": steps, "probes": probes}
-
-
-def _title(arm: str, control: str | None) -> str:
-    return arm if control is None else f"{arm} [{control}]"
 
 
 def _short(word: str, out: Path) -> str:

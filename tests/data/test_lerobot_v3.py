@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_data import cameras, dataset, episode, spec, writer
 
+from vlm4vla.data import lerobot_layout as layout
 from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.types import UserError
 
@@ -140,6 +141,14 @@ def test_statistics_are_those_of_the_numbers(tmp_path):
     assert np.allclose(np.ravel(found["q90"]), np.quantile(flat, 0.9, axis=0, method="inverted_cdf"))
 
 
+def test_statistics_of_pictures_of_few_values():
+    pictures = np.array([51, 51, 51, 102], np.uint8).reshape(1, 2, 2, 1).repeat(3, 3)
+    stats = layout.image_stats(layout.image_histogram(pictures), 1)
+    expected = {"min": 0.2, "max": 0.4, "mean": 0.25, "q01": 0.2, "q50": 0.2, "q90": 0.4}
+    for name, value in expected.items():
+        assert np.allclose(stats[name].ravel(), value), name
+
+
 def test_large_sets_are_split_into_files(tmp_path, monkeypatch):
     monkeypatch.setattr("vlm4vla.data.lerobot_layout.DATA_FILE_MB", 0.005)
     monkeypatch.setattr("vlm4vla.data.lerobot_layout.CHUNK_FILES", 2)
@@ -196,7 +205,8 @@ def test_damage_and_wrong_versions_are_refused(tmp_path):
     (root / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     with pytest.raises(UserError, match=r"v2\.1"):
         Reader(root)
-    (root / "meta/info.json").write_text(json.dumps(info | {"data_path": "../{chunk_index}/{file_index}"}))
+    (root / "meta/info.json").write_text(json.dumps(info | {"data_path": "../outside.parquet"}))
+    shutil.copy(root / "data/chunk-000/file-000.parquet", tmp_path / "outside.parquet")
     with pytest.raises(UserError, match="has no file"):
         Reader(root).episode(0)
     (root / "meta/info.json").write_text(json.dumps(info, indent=4))

@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,15 @@ def test_the_digest_is_that_of_the_content(reader, tmp_path):
         "episodes": build(dataset(tmp_path / "x", (5, 1, 9, 3)), tmp_path / "c", 8, "png").digest,
     }
     assert len(set(digests.values())) == 3
+    other = dataset(tmp_path / "z", LENGTHS)
+    inner = other.episode
+
+    class Recoloured(type(other)):
+        def episode(self, index):
+            e = inner(index)
+            return replace(e, images={k: [255 - f for f in v] for k, v in e.images.items()})
+
+    assert build(Recoloured(other.root), tmp_path / "e", 8, "png").digest not in digests.values()
     assert build(dataset(tmp_path / "y", LENGTHS), tmp_path / "d", 8, "png").digest == digests["plain"]
 
 

@@ -70,7 +70,8 @@ def fit(objective: Objective, config: TrainConfig, world: World, out: Path, conf
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(world.device.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time; nothing reads it
+    # A debugging aid that costs time: nothing reads uninitialised memory here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     module = objective.module.to(world.device).train()
     optimizer = schedule.build(config.optimizer, module)
     start = checkpoint.restore(out, module, optimizer, config_hash)

@@ -112,13 +112,13 @@ class EvalConfig(Config):
 
     policy: str  # folder, Hugging Face id, ws://HOST:PORT, or builtin:expert / builtin:do-nothing
     bench: str
-    tasks: tuple[str, ...]  # empty: all tasks of the benchmark
-    episodes: Positive  # per task, the first ones of the split's list
+    tasks: tuple[str, ...] = ()  # empty: all tasks of the benchmark
+    episodes: Positive = 20  # per task, the first ones of the split's list
     split: Literal["train", "dev", "eval"] = "eval"
     execute: Positive  # steps executed of each chunk
     controls: tuple[str | None, ...] = (None,)  # null, image-blank, image-other, instruction-swapped
     control_episodes: Positive | None = None  # per task for the controls; null: as many as ``episodes``
-    arm: str
+    arm: str = "policy"  # the name that the rows carry
     seed: int = 0
     workers: Positive = 2
     batch: Positive = 4

@@ -125,12 +125,12 @@ def test_a_second_build_returns_at_once_and_other_settings_are_refused(reader, t
     first = build(reader, tmp_path / "store", 8, "png")
     monkeypatch.setattr(building, "_group", lambda job: pytest.fail("built again"))
     assert build(reader, tmp_path / "store", 8, "png").digest == first.digest
-    with pytest.raises(UserError, match="another encoding"):
+    with pytest.raises(UserError, match="different: encoding"):
         build(reader, tmp_path / "store", 8, "raw")
-    with pytest.raises(UserError, match="another cameras"):
+    with pytest.raises(UserError, match="different: cameras"):
         build(reader, tmp_path / "store", 6, "png")
     other = dataset(tmp_path / "other", (5, 1, 9))
-    with pytest.raises(UserError, match="another source"):
+    with pytest.raises(UserError, match="different: source"):
         build(other, tmp_path / "store", 8, "png")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vlm4vla import records, registry
+from vlm4vla.bench import install
 from vlm4vla.config import DemosConfig
 from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.records import RunRecord
@@ -85,7 +86,9 @@ class ToyPool:
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch):
+def toy(monkeypatch, request):
+    if "sim" in request.keywords:
+        return
     find = registry.find
     module = types.SimpleNamespace(Benchmark=ToyBenchmark)
     monkeypatch.setattr(registry, "find", lambda room, name: module if room == "bench" else find(room, name))
@@ -163,3 +166,32 @@ def test_failures_of_workers_are_told_and_tried_again(tmp_path):
         with pytest.raises(Killed):
             demos.record(config(tmp_path / "c"), False, ToyPool(fuel=1))
         demos.record(config(tmp_path / "c"), False, ToyPool(versions={"toysim": "2"}))
+
+
+@pytest.mark.sim
+def test_real_demonstrations_do_not_depend_on_workers(tmp_path):
+    try:
+        install.python_of("metaworld")
+    except UserError as absent:
+        pytest.skip(str(absent))
+    runs = []
+    for workers in (1, 2):
+        runs.append(
+            demos.record(
+                DemosConfig(
+                    bench="metaworld",
+                    tasks=("drawer-close", "button-press-topdown"),
+                    per_task=2,
+                    workers=workers,
+                    out=tmp_path / str(workers),
+                ),
+                False,
+            )
+        )
+    assert runs[0].facts == runs[1].facts and runs[0].facts["episodes"] == 4
+    assert tables(tmp_path / "1") == tables(tmp_path / "2")
+    for name in (0, 3):
+        e = Reader(tmp_path / "1").episode(name)
+        frames = np.stack(list(e.images["corner2"]))
+        assert frames.shape[1:] == (96, 96, 3) and frames.std() > 20 and not np.array_equal(frames[0], frames[-1])
+        assert e.length == e.info["first_success"] + 1 + 4  # after_success

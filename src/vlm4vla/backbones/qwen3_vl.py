@@ -104,6 +104,7 @@ class Family(BackboneFamily):
                 "intermediate_size": 768,
                 "num_heads": 3,
                 "patch_size": 16,
+                "temporal_patch_size": 1,
                 "out_hidden_size": 256,
                 "num_position_embeddings": 36,
                 "deepstack_visual_indexes": [1, 2],

@@ -18,7 +18,11 @@ def declare(verbs: Any) -> None:
     add_verb(verbs, "train", _train, "adapt a VLM on robot data: policy folder out", overrides=True).add_argument(
         "config"
     )
-    add_verb(verbs, "eval", _eval, "closed-loop rollouts: rows out", overrides=True).add_argument("config")
+    evaluate = add_verb(verbs, "eval", _eval, "closed-loop rollouts: rows out", overrides=True)
+    evaluate.add_argument(
+        "policy", help="policy folder, Hugging Face id, ws://HOST:PORT, or a YAML file of all settings"
+    )
+    evaluate.epilog = "Settings follow as --bench NAME --out DIR --execute STEPS [--tasks '[a, b]'] [--episodes N] ..."
     serve = add_verb(verbs, "serve", _serve, "policy server (openpi and vla-eval protocols)")
     serve.add_argument("policy", help="policy folder or Hugging Face id")
     serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: loopback only)")
@@ -58,7 +62,10 @@ def _eval(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla.config import EvalConfig
     from vlm4vla.rollout import runner
 
-    settings = config.load(EvalConfig, Path(a.config), rest)
+    if a.policy.endswith((".yaml", ".yml")):
+        settings = config.load(EvalConfig, Path(a.policy), rest)
+    else:
+        settings = config.load(EvalConfig, None, rest, policy=a.policy)
     policy = None
     if not settings.policy.startswith(("ws://", "wss://", "builtin:")):
         policy = _load_policy(settings.policy, settings.threads)

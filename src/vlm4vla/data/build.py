@@ -81,7 +81,7 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
     differing = sorted(key for key in plan if key not in found or found[key] != plan[key])
     if differing:
         raise refuse(
-            f"{out} holds a store of another {' and '.join(differing)}",
+            f"{out} holds another store (different: {', '.join(differing)})",
             possible="an empty folder, or the store of the same source with the same settings",
             todo="Remove the folder to build it anew, or choose another --out.",
         )

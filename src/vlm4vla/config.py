@@ -193,6 +193,7 @@ class StudyConfig(Config):
     factor: str
     may_differ: tuple[str, ...]  # dotted keys of ``train`` that the factor touches
     demos: StudyDemos
+    encoding: Literal["jpeg", "png", "raw"] = "png"  # of the frame store; jpeg loses a little
     train: StudyTrain
     eval: StudyEval
     arms: dict[str, ArmConfig]

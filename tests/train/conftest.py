@@ -13,5 +13,3 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("store") / "store"
     build.build(SyntheticReader(), out, image_size=96, encoding="png")
     return out
-
-

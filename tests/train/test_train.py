@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic_run import train_config
 from safetensors.torch import load_file
+from synthetic_run import train_config
 
 from vlm4vla import config as configs
 from vlm4vla.config import OptimizerConfig

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vlm4vla.cli.common import add_group, add_verb, chosen_tasks, print_document, print_lines, say
+from vlm4vla.cli.common import add_group, add_verb, print_document, print_lines, say
 from vlm4vla.types import refuse
 
 
@@ -73,9 +73,10 @@ def _bench_check(a: argparse.Namespace, _rest: list[str]) -> int:
 
 def _bench_episodes(a: argparse.Namespace, _rest: list[str]) -> int:
     from vlm4vla import registry
+    from vlm4vla.rollout import jobs
 
     benchmark = registry.find("bench", a.name).Benchmark()
-    for task in chosen_tasks(benchmark, a.tasks):
+    for task in jobs.chosen_tasks(a.tasks, benchmark):
         for episode in benchmark.episodes(a.split, task, a.per_task):
             sys.stdout.write(json.dumps(episode.to_dict()) + "\n")
     return 0
@@ -84,14 +85,14 @@ def _bench_episodes(a: argparse.Namespace, _rest: list[str]) -> int:
 def _bench_demos(a: argparse.Namespace, _rest: list[str]) -> int:
     from vlm4vla import config, registry
     from vlm4vla.config import DemosConfig
-    from vlm4vla.rollout import demos
+    from vlm4vla.rollout import demos, jobs
 
     if a.config is None and a.out is None:
         raise refuse("bench demos has no folder to write to", possible="--out DIR or --config FILE", todo="Add --out.")
     if a.config is not None:
         settings = config.load(DemosConfig, a.config)
     else:
-        tasks = chosen_tasks(registry.find("bench", a.name).Benchmark(), a.tasks)
+        tasks = jobs.chosen_tasks(a.tasks, registry.find("bench", a.name).Benchmark())
         settings = config.load(
             DemosConfig,
             None,

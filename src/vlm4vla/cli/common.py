@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vlm4vla.types import refuse
-
 Handler = Callable[[argparse.Namespace, list[str]], int]
 """Parsed arguments and the dotted overrides that follow them; returns the exit status."""
 
@@ -52,11 +50,3 @@ def names_of(room: str) -> list[str]:
 
 def list_of(room: str) -> str:
     return ", ".join(names_of(room))
-
-
-def chosen_tasks(benchmark: Any, chosen: list[str]) -> tuple[str, ...]:
-    every: tuple[str, ...] = benchmark.tasks()
-    for task in chosen:
-        if task not in every:
-            raise refuse(f"Unknown task {task!r}", given=task, possible=every, todo="Choose among these.")
-    return tuple(chosen) or every

@@ -24,6 +24,7 @@ from vlm4vla.data.progress import bar
 from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.data.writers.lerobot_v3 import Writer
 from vlm4vla.records import Record, RunRecord
+from vlm4vla.rollout.jobs import chosen_tasks
 from vlm4vla.types import Benchmark, EpisodeSpec, UserError, refuse
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | Non
     fails too often, DemosFailed when workers failed for good.
     """
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
-    tasks = _chosen_tasks(config, bench)
+    tasks = chosen_tasks(config.tasks, bench)
     began = time.monotonic()
     run = _begun(config, bench)
     if run.finished is not None:
@@ -185,18 +186,6 @@ def _run(config: DemosConfig, pool: "Pool", starts: list[EpisodeSpec]) -> Iterat
     ]
     for job, result in pool.run(jobs):
         yield EpisodeSpec.from_dict(job["episode"]), result
-
-
-def _chosen_tasks(config: DemosConfig, bench: Benchmark) -> tuple[str, ...]:
-    known = bench.tasks()
-    for task in config.tasks:
-        if task not in known:
-            raise refuse(
-                f"Unknown task {task!r} of {config.bench!r}", given=task, possible=known, todo="Use one of these."
-            )
-    if len(set(config.tasks)) < len(config.tasks):
-        raise refuse(f"A task is listed twice: {', '.join(config.tasks)}", todo="List each task once.")
-    return config.tasks or known
 
 
 def _section(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...]) -> dict[str, Any]:

@@ -19,17 +19,15 @@ CONTROLS = ("image-blank", "image-other", "instruction-swapped")
 Job = dict[str, Any]
 
 
-def chosen_tasks(config: EvalConfig, bench: Benchmark) -> tuple[str, ...]:
-    """The tasks of the configuration (all of the benchmark when it names none); refuses unknown and repeated ones."""
+def chosen_tasks(tasks: Sequence[str], bench: Benchmark) -> tuple[str, ...]:
+    """The named tasks (all of the benchmark when none is named); refuses unknown and repeated ones."""
     known = bench.tasks()
-    for task in config.tasks:
+    for task in tasks:
         if task not in known:
-            raise refuse(
-                f"Unknown task {task!r} of {config.bench!r}", given=task, possible=known, todo="Use one of these."
-            )
-    if len(set(config.tasks)) < len(config.tasks):
-        raise refuse(f"A task is listed twice: {', '.join(config.tasks)}", todo="List each task once.")
-    return config.tasks or known
+            raise refuse(f"Unknown task {task!r} of {bench.id}", given=task, possible=known, todo="Use one of these.")
+    if len(set(tasks)) < len(tasks):
+        raise refuse(f"A task is listed twice: {', '.join(tasks)}", todo="List each task once.")
+    return tuple(tasks) or known
 
 
 def chosen_controls(config: EvalConfig) -> list[str | None]:
@@ -72,7 +70,7 @@ def build(config: EvalConfig, bench: Benchmark, uri: str) -> list[Job]:
     Keys: kind "rollout", id, episode and other (EpisodeSpec dicts; other is null but for image-other), control,
     instruction (what the policy is told), policy (``uri``), execute, video, assume_spec.
     """
-    tasks = chosen_tasks(config, bench)
+    tasks = chosen_tasks(config.tasks, bench)
     controls = chosen_controls(config)
     pairs = swap_pairs(tasks) if "instruction-swapped" in controls else {}
     return [

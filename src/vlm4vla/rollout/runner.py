@@ -237,7 +237,7 @@ def _policy_digest(config: EvalConfig, policy: ActingPolicy | None) -> str:
 
 
 def _facts(config: EvalConfig, bench: Benchmark, tokens: int | None) -> dict[str, Any]:
-    tasks = jobs.chosen_tasks(config, bench)
+    tasks = jobs.chosen_tasks(config.tasks, bench)
     swapped = "instruction-swapped" in config.controls
     return {
         "benchmark": bench.id,

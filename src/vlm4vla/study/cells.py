@@ -37,7 +37,8 @@ def demos(study: StudyConfig, out: Path) -> DemosConfig:
 def store_folder(study: StudyConfig, out: Path) -> Path:
     """The frame store's folder: named after the demonstrations and the picture size that it holds."""
     size = study.train.policy.backbone.image_size
-    return out / f"store-{configs.digest({'demos': demos(study, out).out.name, 'image_size': size})}"
+    identity = {"demos": demos(study, out).out.name, "image_size": size, "encoding": study.encoding}
+    return out / f"store-{configs.digest(identity)}"
 
 
 def cells(study: StudyConfig, out: Path) -> list[Cell]:

@@ -21,6 +21,7 @@ from vlm4vla.config import Config, EvalConfig, StudyConfig
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.report.build import build
 from vlm4vla.report.sentences import row_name
+from vlm4vla.rollout import jobs
 from vlm4vla.study import audit, cells, compare, plan
 from vlm4vla.types import refuse
 
@@ -54,8 +55,8 @@ class Study:
         self._stage("demos", self._with_config(["bench", "demos", self.config.bench, "--config"], demos, demos.out))
         store = cells.store_folder(self.config, self.out)
         size = str(self.config.train.policy.backbone.image_size)
-        build = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store), "--image-size", size]
-        self._stage("store", build)
+        words = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store), "--image-size", size]
+        self._stage("store", [*words, "--encoding", self.config.encoding])
         for reference in cells.references(self.config, self.out):
             self._evaluate(reference)
         for cell in cells.cells(self.config, self.out):
@@ -70,14 +71,7 @@ class Study:
     def _check(self) -> None:
         """Everything that can be wrong with a study is said before anything runs."""
         benchmark = registry.find("bench", self.config.bench).Benchmark()
-        for task in self.config.tasks:
-            if task not in benchmark.tasks():
-                raise refuse(
-                    f"Unknown task {task!r} of {self.config.bench}",
-                    given=task,
-                    possible=benchmark.tasks(),
-                    todo="Mend the study's list of tasks.",
-                )
+        jobs.chosen_tasks(self.config.tasks, benchmark)
         report = audit.audit(self.config, {})
         if not report["ok"]:
             raise refuse(

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vlm4vla.types import refuse
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Group = Literal["vision", "connector", "language", "embedding"]
+Control = Literal["image-blank", "image-other", "instruction-swapped"]
+"""Evaluation-only changes of what a policy gets to see: no picture, another episode's, another task's sentence."""
 
 
 class Config(BaseModel):
@@ -34,7 +36,15 @@ class BackboneConfig(Config):
     init: Literal["pretrained", "scratch"]
     image_size: Positive = 224
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    revision: str | None = None  # commit, tag or branch on the hub
     prompt: str = "What action should the robotic arm take to {instruction}"
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_place(cls, prompt: str) -> str:
+        if prompt.count("{instruction}") != 1:
+            raise ValueError("the prompt must contain {instruction} exactly once, or the policy never hears it")
+        return prompt
 
 
 class HeadConfig(Config):
@@ -81,13 +91,13 @@ class DataConfig(Config):
 class OptimizerConfig(Config):
     """AdamW; ``clip_norm`` 0 switches clipping off (the reference does so by accident)."""
 
-    lr: float
+    lr: Annotated[float, Field(gt=0)]
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
 
 
 class TrainConfig(Config):
@@ -106,6 +116,12 @@ class TrainConfig(Config):
     threads: Count = 0  # CPU threads per process; 0 leaves torch's choice
     out: Path
 
+    @model_validator(mode="after")
+    def _whole_lines(self) -> "TrainConfig":
+        if self.checkpoint_every % self.log_every:
+            raise ValueError("checkpoint_every must be a multiple of log_every, so that a resumed log has whole lines")
+        return self
+
 
 class EvalConfig(Config):
     """One closed-loop evaluation. Rows do not depend on ``workers``; ``batch`` is the one padded inference shape."""
@@ -116,7 +132,7 @@ class EvalConfig(Config):
     episodes: Positive = 20  # per task, the first ones of the split's list
     split: Literal["train", "dev", "eval"] = "eval"
     execute: Positive  # steps executed of each chunk
-    controls: tuple[str | None, ...] = (None,)  # null, image-blank, image-other, instruction-swapped
+    controls: tuple[Control | None, ...] = (None,)
     control_episodes: Positive | None = None  # per task for the controls; null: as many as ``episodes``
     arm: str = "policy"  # the name that the rows carry
     seed: int = 0
@@ -146,7 +162,7 @@ class ArmConfig(Config):
 
     label: str
     overrides: dict[str, Any] = {}
-    controls: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
 
 
 class StudyDemos(Config):
@@ -189,16 +205,30 @@ class StudyConfig(Config):
     title: str
     caveat: str
     bench: str
-    tasks: tuple[str, ...]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     factor: str
     may_differ: tuple[str, ...]  # dotted keys of ``train`` that the factor touches
     demos: StudyDemos
     encoding: Literal["jpeg", "png", "raw"] = "png"  # of the frame store; jpeg loses a little
     train: StudyTrain
     eval: StudyEval
-    arms: dict[str, ArmConfig]
+    arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
     references: tuple[Literal["do-nothing", "expert"], ...] = ("do-nothing", "expert")
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudyConfig":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is listed twice in seeds")
+        if self.eval.execute > self.train.policy.chunk:
+            raise ValueError(
+                f"eval.execute {self.eval.execute} is more than the chunk of {self.train.policy.chunk} steps"
+            )
+        known = flatten(to_dict(self.train))
+        for key in self.may_differ:
+            if not any(k == key or k.startswith(f"{key}.") for k in known):
+                raise ValueError(f"may_differ names {key!r}, which is no setting of train: {', '.join(sorted(known))}")
+        return self
 
 
 C = TypeVar("C", bound=Config)
@@ -225,7 +255,7 @@ def load(cls: type[C], file: Path | None, overrides: Iterable[str] = (), **value
     for key, value in values.items():
         data[key] = value
     for key, text in _pairs(list(overrides)):
-        _put(data, key, yaml.safe_load(text))
+        _put(data, key, _value(key, text))
     return validate(cls, data, source=str(file) if file else "the command line")
 
 
@@ -249,8 +279,11 @@ def validate(cls: type[C], data: Mapping[str, Any], source: str) -> C:
                 problem = refuse(f"Setting {where!r} is missing in {source}", todo="Add it.")
             else:
                 expected = found.get("ctx", {}).get("expected")
+                shown = (
+                    f"Setting {where!r} in {source} is {found['input']!r}" if not _section(found) else f"In {source}"
+                )
                 problem = refuse(
-                    f"Setting {where!r} in {source} is {found['input']!r}: {found['msg']}",
+                    f"{shown}: {found['msg'].removeprefix('Value error, ')}",
                     possible=str(expected) if expected else None,
                     todo="Give a value of the stated kind.",
                 )
@@ -296,6 +329,22 @@ def override(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     for key, value in changes.items():
         _put(copy, key, value)
     return copy
+
+
+def _section(found: Mapping[str, Any]) -> bool:
+    """Whether a finding is about several settings together (then its input is the whole section)."""
+    return bool(found["type"] == "value_error") and isinstance(found["input"], dict | BaseModel)
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise refuse(
+            f"--{key} {text!r} is not a valid value",
+            possible="YAML, such as 3, true or '[a, b]'",
+            todo="Mend the value.",
+        ) from None
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:

@@ -13,8 +13,6 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from vlm4vla import records, registry
@@ -64,7 +62,7 @@ def _python() -> Finding:
 def _torch() -> Finding:
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return Finding("torch", "gap", f"not importable: {error}", "pip install -c constraints.txt torch")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     flags = torch.backends.cpu.get_cpu_capability()
@@ -86,8 +84,10 @@ def _torchvision() -> Finding:
 
 
 def _gpu() -> Finding:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError):
+        return Finding("GPU", "gap", "unknown without torch", "mend torch first")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return Finding("GPU", "ok", ", ".join(names))
@@ -164,8 +164,6 @@ def _benches() -> list[Finding]:
 
 
 def _pins(name: str) -> dict[str, str]:
-    spec = find_spec(f"vlm4vla.bench.{name}")
-    assert spec is not None and spec.submodule_search_locations, f"bench {name} is not a folder"
-    text = (Path(spec.submodule_search_locations[0]) / "requirements.txt").read_text()
+    text = (install.folder_of(name) / "requirements.txt").read_text()
     lines = [line.split("#")[0].strip() for line in text.splitlines()]
     return dict(line.split("==", 1) for line in lines if "==" in line)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vlm4vla import config as configs
@@ -204,9 +204,7 @@ class Policy(nn.Module):
             self.backbone.model_config.save_pretrained(folder)
             self.backbone.processor.tokenizer.save_pretrained(folder)
             state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-            partial = folder / f".{_WEIGHTS}.part"
-            save_file(state, partial)
-            partial.replace(folder / _WEIGHTS)
+            records.write_atomic(folder / _WEIGHTS, save(state))
         except OSError as error:
             raise records.disk_error(folder, error) from error
         weights = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
@@ -259,7 +257,7 @@ def _policy_folder(name: str) -> Path:
     folder = Path(name)
     if (folder / _META).is_file():
         return folder
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+    if folder.exists() or folder.parent.is_dir() or name.count("/") != 1:
         found = sorted(str(p.parent) for p in folder.glob(f"*/{_META}")) if folder.is_dir() else []
         raise refuse(
             f"{name!r} is not a policy folder: it has no {_META}",

@@ -5,10 +5,13 @@ atomically (temporary file, fsync, rename) or appended line by line with fsync; 
 dropped on reading, never guessed at.
 """
 
+import fcntl
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -162,6 +165,32 @@ def append(path: Path, record: Record) -> None:
             os.fsync(f.fileno())
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for one writer: two runs that write into one folder at a time would spoil it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    with lock:
+        # A killed run's helper processes need a few seconds to notice, and hold its lock until then.
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise refuse(
+                        f"Another run is writing into {folder}",
+                        possible="one run per folder at a time",
+                        todo="Wait for it or end it, then run the same command again; or choose another --out.",
+                    ) from None
+                time.sleep(0.2)
+        yield
 
 
 def write_all(path: Path, records: Iterable[Record]) -> None:

@@ -23,6 +23,10 @@ class UserError(ValueError):
     """A user's mistake, told in four parts: what was given, what is possible, the nearest guess, what to do."""
 
 
+class RunFailed(RuntimeError):
+    """Something other than the user's input failed (a simulator, a worker, a stage); the message says what to do."""
+
+
 def refuse(
     problem: str, *, given: object = None, possible: Iterable[object] | str | None = None, todo: str
 ) -> UserError:

@@ -14,11 +14,13 @@ def backbone() -> Backbone:
     return conformance.tiny("qwen3_vl")
 
 
-def test_pixels_equal_the_library_processor(backbone: Backbone) -> None:
+@pytest.mark.parametrize("frames", [1, 2])  # the tiny preset's, and that of the published checkpoints
+def test_pixels_equal_the_library_processor(backbone: Backbone, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image = conformance.pictures(1)[0]
     limits = {"shortest_edge": 96 * 96, "longest_edge": 96 * 96}
-    theirs = Qwen2VLImageProcessorPil(patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3, size=limits)
-    expected = theirs([image], return_tensors="np")
+    settings = {"patch_size": 16, "temporal_patch_size": frames, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    expected = Qwen2VLImageProcessorPil(**settings, size=limits)([image], return_tensors="np")
+    monkeypatch.setattr(backbone.processor, "frames", frames)
     ours = backbone.processor.prepare([image], "push")
     np.testing.assert_allclose(ours["pixel_values"], expected["pixel_values"], atol=1e-6)
     np.testing.assert_array_equal(ours["image_grid_thw"], expected["image_grid_thw"])

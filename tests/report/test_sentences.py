@@ -52,8 +52,8 @@ def comparison(**changes: object) -> Comparison:
 def test_reading() -> None:
     assert sentences.reading(comparison(), "Left", "Right") == (
         "Left did worse than Right (−18.0 points, 95% interval −30.0 to −5.0, p = 0.035, 50 pairs of episodes). "
-        "This is about these two checkpoints on starts like these; there is one training run per arm, so this says "
-        "nothing about retraining."
+        "This is about these two checkpoints on starts like these; with one training run on either side it "
+        "says nothing about retraining."
     )
 
 

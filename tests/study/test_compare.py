@@ -174,7 +174,7 @@ def test_reading_says_what_is_not_known() -> None:
     a, b = make({"t": counted(20, 20)}), make({"t": counted(5, 20)}, arm="b")
     text = reading(compare(a, b, "full", "frozen"))
     assert text.startswith("Full did better than frozen (+75.0 points, 95% interval ")
-    assert "one training run per arm, so this says nothing about retraining" in text
+    assert "with one training run on either side it says nothing about retraining" in text
     near = reading(compare(a, make({"t": counted(18, 20)}, arm="b"), "full", "frozen"))
     assert "cannot be told apart" in near and "does not show that they are equal" in near
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vlm4vla import config as configs
+from vlm4vla import registry
 from vlm4vla.config import StudyConfig
 from vlm4vla.records import RunRecord
 from vlm4vla.study import audit, cells, plan
@@ -40,7 +41,8 @@ def test_a_changed_setting_makes_a_new_cell_and_leaves_the_others() -> None:
 
 def test_other_demonstrations_make_another_store_and_other_cells() -> None:
     a, b = study(), study("--demos.per_task", "3")
-    assert cells.store_folder(a, Path("o")) != cells.store_folder(b, Path("o"))
+    assert cells.store_folder(a, Path("o"), 96) != cells.store_folder(b, Path("o"), 96)
+    assert cells.store_folder(a, Path("o"), 96) != cells.store_folder(a, Path("o"), 64)
     assert folders(a)["trained"] != folders(b)["trained"]
 
 
@@ -100,3 +102,48 @@ def test_estimate_counts_every_stage() -> None:
     assert found["stages"]["train"] == pytest.approx(2 * (0.2 * s.train.steps + plan.START_S))
     assert found["total_s"] == pytest.approx(sum(found["stages"].values()), abs=0.5)
     assert [line["stage"] for line in plan.describe(s, Path("o"))].count("train") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--eval.execute", "20"], "more than the chunk"),
+        (["--arms.trained.controls", "[image-blnk]"], "image-blank"),
+        (["--seeds", "[]"], "seeds"),
+        (["--seeds", "[0, 0]"], "listed twice"),
+        (["--arms", "{}"], "arms"),
+        (["--tasks", "[]"], "tasks"),
+        (["--train.optimizer.lr", "-1"], "lr"),
+        (["--may_differ", "[freez]"], "no setting of train"),
+        (["--train.policy.backbone.prompt", "push"], "exactly once"),
+        (["--tasks", "[a"], "not a valid value"),
+    ],
+)
+def test_a_study_that_cannot_run_is_refused_at_once(words: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        study(*words)
+
+
+def test_an_unknown_camera_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no camera 'front'"):
+        Study(study("--train.policy.cameras", "[front]"), tmp_path, lambda _: None).run()
+
+
+def test_another_version_of_the_benchmark_shares_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    s = study()
+    before = cells.cells(s, Path("o")), cells.demos(s, Path("o")), cells.references(s, Path("o"))
+    identity = Study(s, tmp_path, lambda _: None).identity
+    monkeypatch.setattr(registry.find("bench", s.bench).Benchmark, "id", "metaworld-v0")
+    after = cells.cells(s, Path("o")), cells.demos(s, Path("o")), cells.references(s, Path("o"))
+    assert before[1].out != after[1].out
+    for a, b in zip((*before[0],), (*after[0],), strict=True):
+        assert a.train.out != b.train.out and a.eval.out != b.eval.out
+    assert all(a.out != b.out for a, b in zip(before[2], after[2], strict=True))
+    assert Study(s, tmp_path, lambda _: None).identity != identity
+
+
+def test_several_seeds_are_rows_of_their_own() -> None:
+    found = cells.cells(study("--seeds", "[0, 3]"), Path("o"))
+    assert [c.eval.arm for c in found] == ["trained-s0", "trained-s3", "frozen-s0", "frozen-s3"]
+    rows = {row["setting"]: row for row in audit.audit(study("--seeds", "[0, 3]"), {})["rows"]}
+    assert list(rows["batch"]["values"]) == ["trained-s0", "trained-s3", "frozen-s0", "frozen-s3"]

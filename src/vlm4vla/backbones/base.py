@@ -101,7 +101,7 @@ class Processor(ABC):
     def sentence(self, instruction: str) -> str:
         if not instruction.strip():
             raise refuse("The instruction is empty", possible="a sentence such as 'open the drawer'", todo="Give one.")
-        return self.config.prompt.format(instruction=instruction.strip())
+        return self.config.prompt.replace("{instruction}", instruction.strip())
 
     def pad(self, samples: Sequence[Inputs], length: int) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` (B, T), padded on the right."""
@@ -198,6 +198,8 @@ class BackboneFamily(ABC):
     """What a family file defines. Instances hold no state."""
 
     name: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    """``model_type`` of the checkpoints' configurations that this family can run."""
     parameter_groups: ClassVar[tuple[tuple[str, Group], ...]]
     """Prefixes of parameter names, first match wins; a parameter that matches none is an error."""
 
@@ -239,8 +241,9 @@ def load(config: BackboneConfig, queries: int, seed: int, weights: bool = True) 
             )
         model_config, tokenizer = family.preset(preset)
     else:
-        model_config = AutoConfig.from_pretrained(config.checkpoint)
-        tokenizer = AutoTokenizer.from_pretrained(config.checkpoint)
+        with _told(config.checkpoint):
+            model_config = AutoConfig.from_pretrained(config.checkpoint, revision=config.revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(config.checkpoint, revision=config.revision or "main")
     return _build(family, config, model_config, tokenizer, queries, seed, weights)
 
 
@@ -263,16 +266,40 @@ def _build(
     seed: int,
     weights: bool,
 ) -> Backbone:
+    if model_config.model_type not in family.model_types:
+        raise refuse(
+            f"{config.checkpoint!r} is a model of type {model_config.model_type!r}, not of family {family.name!r}",
+            possible=family.model_types,
+            todo="Set backbone.family to the checkpoint's own family; `vlm4vla backbones list` shows them.",
+        )
     processor = family.processor(tokenizer, config, model_config, queries)
     if config.init == "pretrained" and weights:
-        model = AutoModel.from_pretrained(
-            config.checkpoint, dtype=torch.float32, attn_implementation=config.attention, use_safetensors=True
-        )
+        with _told(config.checkpoint):
+            model = AutoModel.from_pretrained(
+                config.checkpoint,
+                revision=config.revision or "main",
+                dtype=torch.float32,
+                attn_implementation=config.attention,
+                use_safetensors=True,
+            )
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModel.from_config(model_config, dtype=torch.float32, attn_implementation=config.attention)
     return Backbone(family, config, model, processor)
+
+
+@contextmanager
+def _told(checkpoint: str) -> Iterator[None]:
+    """The library's loading errors as one sentence of the house."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise refuse(
+            f"{checkpoint!r} cannot be loaded: {str(error).splitlines()[0]}",
+            possible="a Hugging Face id that this machine can reach, a folder saved by transformers, or preset:tiny",
+            todo="Check the spelling and the network, or give a folder.",
+        ) from error
 
 
 def _check_image(image: Image) -> None:

@@ -73,6 +73,7 @@ class Qwen3Processor(Processor):
 
 class Family(BackboneFamily):
     name = "qwen3_vl"
+    model_types = ("qwen3_vl",)
     parameter_groups: ClassVar[tuple[tuple[str, Group], ...]] = (
         ("visual.merger.", "connector"),
         ("visual.deepstack_merger_list.", "connector"),

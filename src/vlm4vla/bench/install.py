@@ -68,7 +68,7 @@ def install(name: str, log: Log) -> None:
 
     Raises UserError when a Debian package, a fitting Python or the network is missing.
     """
-    folder = _folder(name)
+    folder = folder_of(name)
     _env(name).parent.mkdir(parents=True, exist_ok=True)
     with _locked(_env(name).with_suffix(".lock")):
         if is_installed(name):
@@ -109,7 +109,7 @@ def _write_stamp(name: str) -> None:
     partial.replace(stamp)
 
 
-def _folder(name: str) -> Path:
+def folder_of(name: str) -> Path:
     """The benchmark's folder, of this package or of another distribution."""
     path = registry.find("bench", name).__file__
     assert path is not None
@@ -127,7 +127,7 @@ def _python(name: str) -> Path:
 
 
 def _stamp(name: str) -> dict[str, str]:
-    return {"requirements": hashlib.sha256((_folder(name) / "requirements.txt").read_bytes()).hexdigest()}
+    return {"requirements": hashlib.sha256((folder_of(name) / "requirements.txt").read_bytes()).hexdigest()}
 
 
 def _link(name: str) -> None:

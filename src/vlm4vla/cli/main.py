@@ -7,10 +7,11 @@ on stdout (JSON lines for lists). Configurations are ``FILE.yaml --dotted.key va
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vlm4vla.cli import bench, data, model, study
 from vlm4vla.cli.common import Handler, add_verb, print_json, say
-from vlm4vla.types import UserError
+from vlm4vla.types import RunFailed, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(f"vlm4vla: {error}")
         return 2
-    except KeyboardInterrupt:
-        say("vlm4vla: stopped; run the same command again to go on")
+    except RunFailed as error:
+        say(f"vlm4vla: {error}")
         return 1
     except BrokenPipeError:
+        return 1
+    except OSError as error:  # a full or read-only disk is the user's to mend
+        from vlm4vla import records
+
+        told = records.disk_error(Path(error.filename or "the output folder"), error)
+        if told is error:
+            raise
+        say(f"vlm4vla: {told}")
+        return 1
+    except KeyboardInterrupt:
+        say("vlm4vla: stopped; run the same command again to go on")
         return 1
 
 

@@ -89,4 +89,5 @@ def _load_policy(name: str, threads: int) -> Any:
 
     if threads:
         torch.set_num_threads(threads)
-    return Policy.load(name)
+    policy = Policy.load(name)
+    return policy.to("cuda") if torch.cuda.is_available() else policy

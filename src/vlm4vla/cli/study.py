@@ -1,6 +1,7 @@
 """``vlm4vla study ...``"""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def _study_run(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla.config import StudyConfig
     from vlm4vla.study.run import Study
 
-    study = Study(config.load(StudyConfig, a.study, rest), a.out, say)
+    words = ["vlm4vla", "study", "run", str(a.study), "--out", str(a.out), *rest]
+    study = Study(config.load(StudyConfig, a.study, rest), a.out, say, command=shlex.join(words))
     already = study.finished()
     study.run()
     say(f"{'Already done, nothing to run' if already else 'Done'}. The report: {a.out / 'report' / 'index.html'}")

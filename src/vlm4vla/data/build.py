@@ -21,7 +21,7 @@ from vlm4vla.data.pictures import ENCODINGS, FILTER, EncodedFrames, Encoding, en
 from vlm4vla.data.progress import bar
 from vlm4vla.data.statistics import Statistics
 from vlm4vla.data.store import EpisodeEntry, Store
-from vlm4vla.records import disk_error, write_atomic
+from vlm4vla.records import disk_error, locked, write_atomic
 from vlm4vla.types import CameraSpec, refuse
 
 _BATCH = 256  # frames per Arrow record batch at most: a batch holds less than 2 GiB of raw pictures up to 1,600 px
@@ -64,9 +64,10 @@ def build(
         "image_filter": FILTER,
     }
     plan = json.loads(json.dumps(plan))  # as it will be read back: lists for tuples
-    if not _begun(out, plan):
-        jobs = list(_jobs(reader, out, cameras, encoding))
-        _finish(out, plan, _run(jobs, len(reader), progress, workers))
+    with locked(out):
+        if not _begun(out, plan):
+            jobs = list(_jobs(reader, out, cameras, encoding))
+            _finish(out, plan, _run(jobs, len(reader), progress, workers))
     return Store.open(out)
 
 

@@ -71,8 +71,8 @@ def scope_sentence(comparison: Comparison) -> str:
         return "This is about these two checkpoints on exactly these starts, and says nothing about other starts."
     if comparison.estimand == "E2":
         return (
-            "This is about these two checkpoints on starts like these; there is one training run per arm, "
-            "so this says nothing about retraining."
+            "This is about these two checkpoints on starts like these; with one training run on either side "
+            "it says nothing about retraining."
         )
     return "This is about the recipes: several training runs per arm stand behind it."
 

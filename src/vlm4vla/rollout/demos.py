@@ -25,7 +25,7 @@ from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.data.writers.lerobot_v3 import Writer
 from vlm4vla.records import Record, RunRecord
 from vlm4vla.rollout.jobs import chosen_tasks
-from vlm4vla.types import Benchmark, EpisodeSpec, UserError, refuse
+from vlm4vla.types import Benchmark, EpisodeSpec, RunFailed, UserError, refuse
 
 if TYPE_CHECKING:
     from vlm4vla.rollout.runner import Pool, PoolFactory
@@ -36,7 +36,7 @@ _MAX_STARTS = 4  # starts tried per wanted demonstration, before the expert is b
 _Start = tuple[str, int]
 
 
-class DemosFailed(RuntimeError):
+class DemosFailed(RunFailed):
     """Simulators or workers failed on these starts. A second run tries them again; the others are stored."""
 
 
@@ -56,6 +56,11 @@ def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | Non
     fails too often, DemosFailed when workers failed for good.
     """
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
+    with records.locked(config.out):
+        return _record(config, bench, progress, pool_factory)
+
+
+def _record(config: DemosConfig, bench: Benchmark, progress: bool, pool_factory: "PoolFactory | None") -> RunRecord:
     tasks = chosen_tasks(config.tasks, bench)
     began = time.monotonic()
     run = _begun(config, bench)

@@ -15,7 +15,7 @@ from typing import Any
 from vlm4vla.bench import install
 from vlm4vla.records import disk_error
 from vlm4vla.rollout.control import BrokenFrame, Channel
-from vlm4vla.types import UserError
+from vlm4vla.types import RunFailed, UserError
 
 Job = dict[str, Any]
 Result = dict[str, Any]
@@ -25,7 +25,7 @@ _START_FAILURES = 3  # workers in a row that die before they are ready
 _EXIT_S = 5.0
 
 
-class WorkerFailed(RuntimeError):
+class WorkerFailed(RunFailed):
     """Workers cannot be started; the message has their last words."""
 
 
@@ -58,6 +58,7 @@ class _Process:
                     stdout=out,
                     stderr=out,
                     pass_fds=theirs,
+                    cwd=log.parent,  # simulators drop files of their own (MUJOCO_LOG.TXT) where they stand
                     start_new_session=True,  # Ctrl-C reaches the runner alone; workers end when their channel closes
                 )
         finally:

@@ -27,7 +27,7 @@ from vlm4vla.rollout.progress import Bar
 from vlm4vla.rollout.server import PolicyServer
 from vlm4vla.rollout.video import write_mp4
 from vlm4vla.rollout.wire import PolicyClient
-from vlm4vla.types import Benchmark, UserError, refuse
+from vlm4vla.types import Benchmark, RunFailed, UserError, refuse
 
 LOG = "workers.log"
 _NOT_IDENTITY = {"workers", "videos_per_task", "out"}  # settings that cannot change a row
@@ -51,7 +51,7 @@ class Pool(Protocol):
 PoolFactory = Callable[[str, int, Path], Pool]  # benchmark, workers, log file
 
 
-class EpisodesFailed(RuntimeError):
+class EpisodesFailed(RunFailed):
     """Simulators or workers failed (not the policy): these episodes have no row. A second run tries them again."""
 
 
@@ -66,7 +66,18 @@ def evaluate(
     """
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
     check_policy(config, policy, bench)
-    record = _record(config, _policy_digest(config, policy))
+    with records.locked(config.out):
+        return _evaluate(config, policy, bench, progress, pool_factory)
+
+
+def _evaluate(
+    config: EvalConfig,
+    policy: ActingPolicy | None,
+    bench: Benchmark,
+    progress: bool,
+    pool_factory: PoolFactory | None,
+) -> RunRecord:
+    record = _record(config, bench, _policy_digest(config, policy))
     record = _earlier(config.out, record) or record
     if record.finished is not None:
         return record
@@ -181,9 +192,10 @@ def _finish(
     return record
 
 
-def _record(config: EvalConfig, policy_digest: str) -> RunRecord:
-    """The record as it is at the start. Its hash covers everything that could change a row, the weights included."""
-    identity = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY} | {"policy": policy_digest}
+def _record(config: EvalConfig, bench: Benchmark, policy_digest: str) -> RunRecord:
+    """The record as it is at the start. Its hash covers what could change a row: weights, the benchmark's version."""
+    identity = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY}
+    identity |= {"policy": policy_digest, "benchmark": bench.id}
     identity_hash = configs.digest(identity)
     commit, dirty = records.source_state()
     return RunRecord(

@@ -13,17 +13,29 @@ from vlm4vla.records import RunRecord
 from vlm4vla.study import cells
 
 NATIVE = ("tokens_per_sample", "prompt", "query_position", "image_pixels")
-RECORDED = ("proprioception", "samples_seen", "epochs", "frozen_groups")
+RECORDED = {
+    "proprioception": ("policy.proprioception",),
+    "samples_seen": ("steps", "batch"),
+    "epochs": ("steps", "batch"),
+    "frozen_groups": ("freeze",),
+}
+"""Recorded facts that must be equal, each with the settings that it follows from."""
 
 
 def audit(study: StudyConfig, runs: Mapping[str, RunRecord]) -> dict[str, Any]:
-    """Rows of the audit table; ``runs`` (arm -> training record) may be empty before anything has run."""
-    settings = {arm: configs.flatten(configs.to_dict(cells.recipe(study, arm))) for arm in study.arms}
-    rows = [_row(study, key, {arm: settings[arm].get(key) for arm in study.arms}) for key in _keys(settings)]
+    """Rows of the audit table; ``runs`` (row name -> training record) may be empty before anything has run."""
+    settings = {
+        cells.row_name(study, arm, seed): configs.flatten(configs.to_dict(cells.recipe(study, arm)))
+        for arm in study.arms
+        for seed in study.seeds
+    }
+    rows = [_row(study, key, {name: flat.get(key) for name, flat in settings.items()}) for key in _keys(settings)]
     for fact in (*RECORDED, *NATIVE):
         values = {arm: record.facts[fact] for arm, record in runs.items() if fact in record.facts}
         if values:
-            rows.append(_row(study, f"recorded.{fact}", values, "may-differ" if fact in NATIVE else "must-equal"))
+            follows = RECORDED.get(fact, ())
+            kind = "may-differ" if fact in NATIVE else "must-equal"
+            rows.append(_row(study, f"recorded.{fact}", values, kind, follows))
     for name, values in _inputs(runs).items():
         rows.append(_row(study, f"recorded.{name}", values))
     for arm in study.arms:
@@ -39,13 +51,14 @@ def _keys(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(seen)
 
 
-def _row(study: StudyConfig, key: str, values: dict[str, Any], kind: str = "must-equal") -> dict[str, Any]:
+def _row(
+    study: StudyConfig, key: str, values: dict[str, Any], kind: str = "must-equal", follows: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """``follows``: the settings that a recorded fact is a consequence of."""
     differs = len({repr(value) for value in values.values()}) > 1
-    named = any(key == k or key.startswith(f"{k}.") for k in study.may_differ)
-    # What the named factor does to a run is recorded under another name: freezing shows as frozen groups.
-    follows = key == "recorded.frozen_groups" and "freeze" in study.may_differ
-    allowed = kind != "must-equal" or named or follows
-    reason = study.factor if differs and (named or follows) else "native to the model" if kind == "may-differ" else None
+    named = any(k == n or k.startswith(f"{n}.") for k in (key, *follows) for n in study.may_differ)
+    allowed = kind != "must-equal" or named
+    reason = study.factor if differs and named else "native to the model" if kind == "may-differ" else None
     return {"setting": key, "class": kind, "values": values, "differs": differs, "allowed": allowed, "reason": reason}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm4vla import config as configs
+from vlm4vla import registry
 from vlm4vla.config import DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
 
 
@@ -28,31 +29,40 @@ def recipe(study: StudyConfig, arm: str) -> StudyTrain:
     return configs.validate(StudyTrain, changed, source=f"arm {arm!r} of study {study.name!r}")
 
 
+def row_name(study: StudyConfig, arm: str, seed: int) -> str:
+    """Name of a policy's rows. With several seeds each is a row of its own: checkpoints are never pooled."""
+    return arm if len(study.seeds) == 1 else f"{arm}-s{seed}"
+
+
+def version(study: StudyConfig) -> str:
+    """The benchmark's id: rows and demonstrations of two versions never share a folder."""
+    identity: str = registry.find("bench", study.bench).Benchmark().id
+    return identity
+
+
 def demos(study: StudyConfig, out: Path) -> DemosConfig:
     settings: dict[str, Any] = {"bench": study.bench, "tasks": list(study.tasks), **configs.to_dict(study.demos)}
-    folder = out / f"demos-{configs.digest(settings)}"
+    folder = out / f"demos-{configs.digest({**settings, 'benchmark': version(study)})}"
     return DemosConfig(**settings, workers=study.eval.workers, out=folder)
 
 
-def store_folder(study: StudyConfig, out: Path) -> Path:
+def store_folder(study: StudyConfig, out: Path, size: int) -> Path:
     """The frame store's folder: named after the demonstrations and the picture size that it holds."""
-    size = study.train.policy.backbone.image_size
     identity = {"demos": demos(study, out).out.name, "image_size": size, "encoding": study.encoding}
     return out / f"store-{configs.digest(identity)}"
 
 
 def cells(study: StudyConfig, out: Path) -> list[Cell]:
-    store = store_folder(study, out)
     found: list[Cell] = []
     for arm, settings in study.arms.items():
         for seed in study.seeds:
             plain = configs.to_dict(recipe(study, arm))
+            store = store_folder(study, out, plain["policy"]["backbone"]["image_size"])
             identity = configs.digest({"train": plain, "seed": seed, "store": store.name})
             folder = out / "cells" / f"{arm}-s{seed}-{identity}"
             data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}
             train = TrainConfig(**plain, data=data, seed=seed, out=folder / "train")  # type: ignore[arg-type]
-            # With several seeds each policy is a row of its own: rows of different checkpoints are never pooled.
-            name = arm if len(study.seeds) == 1 else f"{arm}-s{seed}"
+            name = row_name(study, arm, seed)
             found.append(Cell(arm, seed, train, _eval(study, folder, name, seed, settings.controls)))
     return found
 
@@ -77,4 +87,5 @@ def _eval(
     if policy is not None:  # a scripted policy's pictures would have to be rendered for the video alone
         settings["videos_per_task"] = 0
     shown = {k: v for k, v in settings.items() if k not in ("policy", "workers", "videos_per_task")}
+    shown["benchmark"] = version(study)
     return EvalConfig(**settings, out=folder / f"eval-{arm}-{configs.digest(shown)}")

@@ -19,7 +19,6 @@ START_S = 6.0  # start of one command: imports, the model, the simulator
 def describe(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
     """The cells in the order in which they run, one line each."""
     lines: list[dict[str, Any]] = [{"stage": "demos", "folder": cells.demos(study, out).out.name}]
-    lines.append({"stage": "store", "folder": cells.store_folder(study, out).name})
     for cell in cells.cells(study, out):
         lines.append({"stage": "train", "arm": cell.arm, "seed": cell.seed, "steps": cell.train.steps})
         own = len(cell.eval.tasks) * cell.eval.episodes

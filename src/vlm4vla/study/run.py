@@ -4,8 +4,10 @@ Each stage is one command of its own process (memory is freed, a crash is contai
 by hand); every stage goes on where a kill stopped it, and a finished one costs nothing.
 """
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ from vlm4vla.report.build import build
 from vlm4vla.report.sentences import row_name
 from vlm4vla.rollout import jobs
 from vlm4vla.study import audit, cells, compare, plan
-from vlm4vla.types import refuse
+from vlm4vla.types import Benchmark, RunFailed, refuse
 
 Say = Callable[[str], None]
 Key = tuple[str, str | None]
@@ -33,9 +35,12 @@ Key = tuple[str, str | None]
 class Study:
     """A study in its folder. ``say`` is told what happens, a sentence at a time."""
 
-    def __init__(self, config: StudyConfig, out: Path, say: Say) -> None:
+    def __init__(self, config: StudyConfig, out: Path, say: Say, command: str = "") -> None:
+        """``command`` is what the report prints as the way to make it again."""
         self.config, self.out, self.say = config, out.resolve(), say
-        self.identity = configs.digest(config)
+        self.command = command or f"vlm4vla study run {out / 'study.yaml'} --out {out}"
+        self.bench: Benchmark = registry.find("bench", config.bench).Benchmark()
+        self.identity = configs.digest({"study": configs.to_dict(config), "benchmark": self.bench.id})
 
     def finished(self) -> bool:
         """Whether the study ran to its report with exactly these settings."""
@@ -47,16 +52,19 @@ class Study:
         self._check()
         if self.finished():
             return
-        self.out.mkdir(parents=True, exist_ok=True)
+        with records.locked(self.out):
+            self._run()
+
+    def _run(self) -> None:
         records.write_atomic(self.out / "study.yaml", configs.to_yaml(self.config))
         self._stage("install", ["bench", "install", self.config.bench])
         guess = self._estimate()
         demos = cells.demos(self.config, self.out)
         self._stage("demos", self._with_config(["bench", "demos", self.config.bench, "--config"], demos, demos.out))
-        store = cells.store_folder(self.config, self.out)
-        size = str(self.config.train.policy.backbone.image_size)
-        words = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store), "--image-size", size]
-        self._stage("store", [*words, "--encoding", self.config.encoding])
+        for size in sorted({cell.train.policy.backbone.image_size for cell in cells.cells(self.config, self.out)}):
+            store = cells.store_folder(self.config, self.out, size)
+            words = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store)]
+            self._stage("store", [*words, "--image-size", str(size), "--encoding", self.config.encoding])
         for reference in cells.references(self.config, self.out):
             self._evaluate(reference)
         for cell in cells.cells(self.config, self.out):
@@ -70,8 +78,13 @@ class Study:
 
     def _check(self) -> None:
         """Everything that can be wrong with a study is said before anything runs."""
-        benchmark = registry.find("bench", self.config.bench).Benchmark()
-        jobs.chosen_tasks(self.config.tasks, benchmark)
+        jobs.chosen_tasks(self.config.tasks, self.bench)
+        cameras = [camera.name for camera in self.bench.cameras]
+        for arm in self.config.arms:
+            for camera in cells.recipe(self.config, arm).policy.cameras:
+                if camera not in cameras:
+                    todo = f"Mend policy.cameras of arm {arm!r}."
+                    raise refuse(f"{self.bench.id} has no camera {camera!r}", given=camera, possible=cameras, todo=todo)
         report = audit.audit(self.config, {})
         if not report["ok"]:
             raise refuse(
@@ -81,7 +94,7 @@ class Study:
             )
 
     def _estimate(self) -> dict[str, Any]:
-        file = self.out / "estimate.json"
+        file = self._file("estimate")
         if not file.is_file():
             study = self.out / "study.yaml"
             guess = self._json(["study", "estimate", str(study), "--json"])
@@ -100,28 +113,30 @@ class Study:
         return [*verb, str(file)]
 
     def _stage(self, name: str, words: list[str]) -> None:
-        """Run one command; its wall time is added to the stage's, kills included as far as they got."""
+        """Run one command; its wall time is added to the stage's (what a kill cut off is not counted)."""
         began = time.monotonic()
         self.say(f"[{name}] vlm4vla {' '.join(_short(word, self.out) for word in words)}")
-        done = subprocess.run([sys.executable, "-m", "vlm4vla.cli", *words], check=False, stdout=subprocess.DEVNULL)
+        status = _run([sys.executable, "-m", "vlm4vla.cli", *words], subprocess.DEVNULL)[0]
         self._add_time(name, time.monotonic() - began)
-        if done.returncode:
-            raise refuse(
-                f"Stage {name!r} ended with status {done.returncode}; its own message stands above",
-                todo="Mend the cause and run the same study command again: finished stages are kept.",
+        if status:
+            raise RunFailed(
+                f"Stage {name!r} ended with status {status}; its own message stands above. Mend the cause and run the "
+                "same study command again: finished stages are kept."
             )
 
     def _json(self, words: list[str]) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "vlm4vla.cli", *words], check=False, stdout=subprocess.PIPE, text=True
-        )
-        if done.returncode:
-            raise refuse(f"'vlm4vla {' '.join(words)}' ended with status {done.returncode}", todo="See above.")
-        result: dict[str, Any] = json.loads(done.stdout)
+        status, text = _run([sys.executable, "-m", "vlm4vla.cli", *words], subprocess.PIPE)
+        if status:
+            raise RunFailed(f"'vlm4vla {' '.join(words)}' ended with status {status}; its own message stands above.")
+        result: dict[str, Any] = json.loads(text)
         return result
 
+    def _file(self, name: str) -> Path:
+        """A file that belongs to these settings alone: a folder may hold several studies that share cells."""
+        return self.out / f"{name}-{self.identity}.json"
+
     def _add_time(self, stage: str, seconds: float) -> None:
-        file = self.out / "wall.json"
+        file = self._file("wall")
         times: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
         times[stage] = round(seconds + times.get(stage, 0.0), 1)
         records.write_atomic(file, json.dumps(times, indent=1) + "\n")
@@ -132,8 +147,8 @@ class Study:
 
     def _conclude(self, guess: dict[str, Any]) -> None:
         rows = self.rows()
-        first = [c for c in cells.cells(self.config, self.out) if c.seed == self.config.seeds[0]]
-        runs = {cell.arm: records.read_one(cell.train.out / "run.json", RunRecord) for cell in first}
+        found = cells.cells(self.config, self.out)
+        runs = {cell.eval.arm: records.read_one(cell.train.out / "run.json", RunRecord) for cell in found}
         records.write_all(self.out / "estimates.jsonl", compare.estimates(rows))
         records.write_all(self.out / "comparisons.jsonl", self._comparisons(rows))
         records.write_atomic(self.out / "audit.json", json.dumps(audit.audit(self.config, runs), indent=1) + "\n")
@@ -160,15 +175,14 @@ class Study:
         return compare.adjusted(compared)
 
     def _summary(self, guess: dict[str, Any]) -> dict[str, Any]:
-        benchmark = registry.find("bench", self.config.bench).Benchmark()
         return {
             "name": self.config.name,
             "title": self.config.title,
             "caveat": self.config.caveat,
             "factor": self.config.factor,
-            "benchmark": benchmark.id,
+            "benchmark": self.bench.id,
             "tasks": list(self.config.tasks),
-            "instructions": {task: benchmark.instruction(task) for task in self.config.tasks},
+            "instructions": {task: self.bench.instruction(task) for task in self.config.tasks},
             "arms": [
                 {
                     "name": cell.eval.arm,
@@ -182,9 +196,9 @@ class Study:
                 {"name": e.arm, "label": e.arm.replace("-", " "), "eval": os.path.relpath(e.out, self.out)}
                 for e in cells.references(self.config, self.out)
             ],
-            "command": f"vlm4vla study run studies/{self.config.name}.yaml --out runs/{self.config.name}",
+            "command": self.command,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_s": json.loads((self.out / "wall.json").read_text()),
+            "wall_s": json.loads(self._file("wall").read_text()),
             "estimate_s": guess["total_s"],
         }
 
@@ -216,6 +230,18 @@ def estimate(config: StudyConfig) -> dict[str, Any]:
     steps = sum(frames) / len(frames)
     found = plan.estimate(config, probes, frame_s, steps, benchmark.step_limit)
     return found | {"frame_s": round(frame_s, 4), "demo_steps": steps, "probes": probes}
+
+
+def _run(command: list[str], stdout: int) -> tuple[int, str]:
+    """Status and output of a child that does not outlive this process, however that ends (two writers would meet)."""
+
+    def die_with_parent() -> None:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+    # preexec_fn is safe here: this process has no other threads.
+    with subprocess.Popen(command, stdout=stdout, text=True, preexec_fn=die_with_parent) as child:
+        text, _ = child.communicate()
+    return child.returncode, text or ""
 
 
 def _short(word: str, out: Path) -> str:

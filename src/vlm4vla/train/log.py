@@ -29,7 +29,7 @@ class Log:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _drop_after(self.file, start)
         # A resumed run may have lived past its checkpoint: TensorBoard hides what came after ``start``.
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start or None)
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
         self.task = self.progress.add_task(name, total=steps, completed=start, note="")

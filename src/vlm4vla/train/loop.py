@@ -4,6 +4,7 @@ The order of samples, their augmentation and every other random number are funct
 checkpoint holds weights, optimizer and the number of finished steps, and nothing else.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -115,10 +116,12 @@ def _step(
     trainable = [p for p in wrapped.parameters() if p.requires_grad]
     limit = config.optimizer.clip_norm or float("inf")
     norm = float(nn.utils.clip_grad_norm_(trainable, limit))
-    value = float(loss.detach())
-    if not (value == value and abs(value) != float("inf")):
+    # The mean over the global batch, so that every process sees the same number and stops at the same step.
+    value = world.total(float(loss.detach()) * share) / world.size
+    if not (math.isfinite(value) and math.isfinite(norm)):
         raise refuse(
-            f"The loss is {value} at step {step + 1} (gradient norm {norm}, rate {lr:.2e})",
+            f"Loss {value} and gradient norm {norm} at step {step + 1} (rate {lr:.2e})",
+            possible="finite numbers",
             todo="Lower optimizer.lr or lengthen the warm-up; the last checkpoint is intact.",
         )
     optimizer.step()

@@ -1,4 +1,4 @@
-"""``vlm4vla plan``: what a recipe costs, measured on this machine with its real shapes before anything is trained.
+"""What a recipe costs, measured on this machine with its real shapes before anything is trained.
 
 Runs a few optimizer steps and inferences on random pictures and actions; nothing is read but the VLM itself.
 """
@@ -27,15 +27,19 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
     policy = Policy.create(recipe.policy, facts, seed=0)
     policy.freeze(recipe.freeze)
     sample = _random_sample(recipe, spec, len(state_names))
-    batch = policy.preparer.collate([policy.preparer.example(sample)] * recipe.batch)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policy.to(device)
+    examples = [policy.preparer.example(sample)] * recipe.batch
+    batch = {key: value.to(device) for key, value in policy.preparer.collate(examples).items()}
     optimizer = schedule.build(recipe.optimizer, policy)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss, _ = policy(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        loss.item()  # waits for an accelerator
 
     observation = Observation(sample.images, sample.instruction, sample.state)
     return {

@@ -3,6 +3,7 @@
 import os
 import resource
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from vlm4vla.records import RunRecord
 from vlm4vla.train import checkpoint
 from vlm4vla.train.loop import World, fit
 from vlm4vla.train.objective import Objective
+from vlm4vla.types import refuse
 
 PACKAGES = ("vlm4vla", "torch", "transformers", "tokenizers", "numpy", "pillow", "datasets", "pyarrow")
 
@@ -53,6 +55,14 @@ def facts_of(config: TrainConfig, store: Store) -> Facts:
 
 
 def objective_of(config: TrainConfig, store: Store) -> tuple[Objective, Policy]:
+    size = config.policy.backbone.image_size
+    wrong = [c for c in store.cameras if c.name in config.policy.cameras and (c.height, c.width) != (size, size)]
+    if wrong:
+        raise refuse(
+            f"The store's pictures of {wrong[0].name!r} are {wrong[0].height} x {wrong[0].width}, the policy's {size}",
+            possible=f"a store built with --image-size {size}",
+            todo="Build the store at the policy's image_size: pictures resized twice are not those it will act on.",
+        )
     policy = Policy.create(config.policy, facts_of(config, store), config.seed)
     policy.freeze(config.freeze)
     samples = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
@@ -81,7 +91,17 @@ def train(config: TrainConfig) -> RunRecord:
         done = records.read_one(record_file, RunRecord)
         if done.config_hash == config_hash:
             return done
+        raise refuse(
+            f"{config.out} holds a finished run with other settings (hash {done.config_hash}, now {config_hash})",
+            possible="the settings in its config.yaml, or another --out",
+            todo="Choose a new --out folder; nothing is overwritten.",
+        )
     world = World.join()
+    with records.locked(config.out) if world.rank == 0 else nullcontext():
+        return _train(config, config_hash, store, world, began, started)
+
+
+def _train(config: TrainConfig, config_hash: str, store: Store, world: World, began: float, started: str) -> RunRecord:
     objective, policy = objective_of(config, store)
     if world.rank == 0:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +111,7 @@ def train(config: TrainConfig) -> RunRecord:
     if world.rank == 0:
         digest = policy.save(config.out / "policy")
         record = record.model_copy(update={"inputs": {**record.inputs, "policy": digest}})
-        records.write_one(record_file, record)
+        records.write_one(config.out / "run.json", record)
         checkpoint.remove(config.out)  # the finished policy replaces it
     world.leave()
     return record
@@ -136,6 +156,7 @@ def _facts(config: TrainConfig, policy: Policy, store: Store) -> dict[str, Any]:
     processor = policy.backbone.processor
     frozen = [g for g, ps in policy.backbone.groups().items() if ps and not any(p.requires_grad for p in ps)]
     return {
+        "checkpoint_commit": getattr(policy.backbone.model_config, "_commit_hash", None),
         "tokens_per_sample": len(ids),
         "prompt": processor.tokenizer.decode(ids[: -config.policy.queries]),
         "query_position": int(np.argmax(ids == processor.query_id)),

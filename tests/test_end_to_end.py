@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,19 +76,29 @@ def test_second_run_finishes_with_a_sentence(whole: Path) -> None:
     assert before == {f: f.stat().st_mtime_ns for f in whole.rglob("*") if f.is_file()}
 
 
+def interrupted(out: Path, marker: str, kill: Callable[[int], None]) -> None:
+    """Start the study, wait until ``marker`` exists, kill -9, and see that it was really cut off there."""
+    process = subprocess.Popen(command(out, workers=1), start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(out.glob(marker)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert list(out.glob(marker)) and process.poll() is None, f"{marker} never came, or the study ended before"
+    kill(process.pid)
+    process.wait()
+    assert not (out / "finished.json").exists()
+
+
 @pytest.mark.sim
 def test_killed_anywhere_with_one_worker_gives_the_same_rows(whole: Path, tmp_path: Path) -> None:
-    """kill -9 of the whole process group in each stage, then the run with another number of workers: equal rows."""
+    """kill -9 in each stage, of the whole group and of the study alone, then another number of workers: equal rows."""
     out = tmp_path / "study"
-    for marker in ("demos-*/", "store-*/", "cells/trained-*/train/state.pt", "cells/frozen-*/eval-*/rows.jsonl"):
-        process = subprocess.Popen(command(out, workers=1), start_new_session=True, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 200
-        while not list(out.glob(marker)) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (out / "finished.json").exists(), f"finished before {marker} could be interrupted"
+    group: Callable[[int], None] = lambda pid: os.killpg(pid, signal.SIGKILL)  # noqa: E731
+    alone: Callable[[int], None] = lambda pid: os.kill(pid, signal.SIGKILL)  # noqa: E731
+    interrupted(out, "demos-*/run.json", group)
+    interrupted(out, "store-*", alone)
+    interrupted(out, "cells/trained-*/train/state.pt", alone)
+    interrupted(out, "cells/trained-*/eval-*/rows.jsonl", alone)
+    interrupted(out, "cells/frozen-*/eval-*/run.json", group)
     done = finish(out, workers=1)
     assert done.returncode == 0, done.stderr[-3000:]
     assert rows(out) == rows(whole)

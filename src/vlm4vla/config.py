@@ -17,6 +17,7 @@ from vlm4vla.types import refuse
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Group = Literal["vision", "connector", "language", "embedding"]
 Control = Literal["image-blank", "image-other", "instruction-swapped"]
 """Evaluation-only changes of what a policy gets to see: no picture, another episode's, another task's sentence."""
@@ -97,7 +98,7 @@ class OptimizerConfig(Config):
     weight_decay: float = 0.0
     warmup_steps: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    clip_norm: NotNegative = 1.0
 
 
 class TrainConfig(Config):
@@ -135,7 +136,7 @@ class EvalConfig(Config):
     controls: tuple[Control | None, ...] = (None,)
     control_episodes: Positive | None = None  # per task for the controls; null: as many as ``episodes``
     arm: str = "policy"  # the name that the rows carry
-    seed: int = 0
+    seed: int = 0  # the policy's training seed: recorded and part of the run's identity, nothing is drawn from it
     workers: Positive = 2
     batch: Positive = 4
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -149,9 +150,9 @@ class DemosConfig(Config):
     """Demonstrations of a benchmark's scripted expert on its train starts; only successful episodes are kept."""
 
     bench: str
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()  # empty: all tasks of the benchmark
     per_task: Positive
-    noise: float = 0.3  # sd of Gaussian noise on the executed arm action; the label stays clean
+    noise: NotNegative = 0.3  # sd of Gaussian noise on the executed arm action; the label stays clean
     after_success: Count = 4  # steps recorded after the first success
     workers: Positive = 2
     out: Path
@@ -167,7 +168,7 @@ class ArmConfig(Config):
 
 class StudyDemos(Config):
     per_task: Positive
-    noise: float
+    noise: NotNegative
     after_success: Count
 
 

@@ -5,6 +5,7 @@ atomically (temporary file, fsync, rename) or appended line by line with fsync; 
 dropped on reading, never guessed at.
 """
 
+import errno
 import fcntl
 import os
 import platform
@@ -134,14 +135,22 @@ def write_atomic(path: Path, text: str | bytes) -> None:
         raise disk_error(path, error) from error
 
 
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than allowed here",
+    errno.EACCES: "the folder is not writable",
+    errno.EPERM: "the folder is not writable",
+    errno.EROFS: "the file system is read-only",
+}
+
+
 def disk_error(path: Path, error: OSError) -> Exception:
     """The house's sentence for a full disk or an unwritable folder; other errors pass unchanged."""
-    reasons = {28: "the disk is full", 122: "the disk quota is used up", 13: "the folder is not writable"}
-    reasons[30] = "the file system is read-only"
-    if error.errno not in reasons:
+    if error.errno not in _DISK:
         return error
     return refuse(
-        f"Cannot write {path}: {reasons[error.errno]}",
+        f"Cannot write {path}: {_DISK[error.errno]}",
         possible="a folder with free space that you may write to",
         todo="Free some space or choose another --out, and run the same command again: it goes on where it stopped.",
     )
@@ -202,10 +211,9 @@ def read_all(path: Path, cls: type[R]) -> list[R]:
     """All records of a JSON-lines file ([] without one); a torn last line is dropped, any other fault refused."""
     if not path.is_file():
         return []
-    text = path.read_text()
-    lines = text.split("\n")
-    if lines[-1] != "":  # no newline at the end: the writer was killed inside this line
-        lines = lines[:-1]
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]  # what follows is the line inside which a writer was killed
+    lines = whole.decode("utf-8").split("\n")
     return [_parse(line, cls, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line]
 
 
@@ -216,7 +224,7 @@ def write_one(path: Path, record: Record) -> None:
 def read_one(path: Path, cls: type[R]) -> R:
     if not path.is_file():
         raise refuse(f"No record {path}", todo="Give the folder of a finished run.")
-    return _parse(path.read_text(), cls, str(path))
+    return _parse(path.read_text(encoding="utf-8"), cls, str(path))
 
 
 def _parse(text: str, cls: type[R], where: str) -> R:

@@ -1,7 +1,9 @@
 """Training: golden curve, bit-exact resume, clipping that is applied, DDP equal to one process, schedules, refusals."""
 
+import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from synthetic_run import train_config
 
 from vlm4vla import config as configs
+from vlm4vla import records
 from vlm4vla.config import OptimizerConfig
 from vlm4vla.data.store import Store
 from vlm4vla.train import run, schedule
@@ -137,3 +140,58 @@ def test_schedules() -> None:
     assert schedule.rate(cosine, 0, 10) == 1.0
     assert schedule.rate(cosine, 5, 10) == pytest.approx(0.5)
     assert 0 < schedule.rate(cosine, 9, 10) < 0.03
+
+
+@pytest.mark.parametrize("steps", [2, 4])  # the policy's weights, or a checkpoint, are what does not fit
+def test_a_full_disk_is_a_sentence_and_nothing_is_lost(store: Path, tmp_path: Path, steps: int) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(configs.to_yaml(train_config(store, tmp_path / "run", steps=steps)))
+
+    def child() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    command = [sys.executable, "-m", "vlm4vla.cli", "train", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=child)
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+    assert "Cannot write" in done.stderr and "goes on where it stopped" in done.stderr
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert run.train(train_config(store, tmp_path / "run", steps=steps)).finished
+
+
+def test_a_finished_run_is_not_overwritten_by_other_settings(store: Path, tmp_path: Path) -> None:
+    run.train(train_config(store, tmp_path / "run", steps=2))
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        run.train(train_config(store, tmp_path / "run", steps=3))
+
+
+def test_pictures_of_another_size_than_the_policys_are_refused(store: Path, tmp_path: Path) -> None:
+    config = train_config(store, tmp_path / "run")
+    backbone = config.policy.backbone.model_copy(update={"image_size": 64})
+    changed = config.model_copy(update={"policy": config.policy.model_copy(update={"backbone": backbone})})
+    with pytest.raises(UserError, match="--image-size 64"):
+        run.train(changed)
+
+
+def test_two_runs_in_one_folder_are_refused(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 15))
+    monkeypatch.setattr(records.time, "monotonic", lambda: next(clock))
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="Another run is writing"), records.locked(tmp_path):
+            pass
+    with records.locked(tmp_path):
+        pass
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss can be finite while a gradient is not: the run stops before the step."""
+    config = train_config(store, tmp_path / "run", steps=2)
+    objective, policy = run.objective_of(config, Store.open(config.data.store))
+    policy.query_QD.register_hook(lambda gradient: gradient * float("nan"))
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    with pytest.raises(UserError, match="gradient norm nan at step 1"):
+        fit(objective, config, World(0, 1, torch.device("cpu")), config.out, "x")
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from vlm4vla.cli.common import add_group, add_verb, print_document, print_lines, say
-from vlm4vla.types import refuse
 
 
 def declare(verbs: Any) -> None:
@@ -25,14 +24,13 @@ def declare(verbs: Any) -> None:
     episodes.add_argument("--tasks", nargs="*", default=[])
     episodes.add_argument("--split", choices=("train", "dev", "eval"), default="eval")
     episodes.add_argument("--per-task", type=int, default=20)
-    demos = add_verb(group, "demos", _bench_demos, "demonstrations of the scripted expert, as a LeRobot v3 data set")
-    demos.add_argument("name")
-    demos.add_argument("--config", type=Path, default=None, help="a YAML file with all settings instead of options")
-    demos.add_argument("--tasks", nargs="*", default=[])
-    demos.add_argument("--per-task", type=int, default=25)
-    demos.add_argument("--noise", type=float, default=0.3)
-    demos.add_argument("--workers", type=int, default=2)
-    demos.add_argument("--out", type=Path)
+    text = "demonstrations of the scripted expert, as a LeRobot v3 data set"
+    demos = add_verb(group, "demos", _bench_demos, text, overrides=True)
+    demos.add_argument("name", help="a benchmark, or a YAML file of all settings")
+    demos.add_argument("--tasks", nargs="*", default=None, help="default: all")
+    demos.add_argument("--per-task", type=int, default=None, help="successful episodes of each task")
+    demos.add_argument("--out", type=Path, default=None)
+    demos.epilog = "Further settings follow as --noise SD --workers N --after_success STEPS."
 
 
 def _bench_list(a: argparse.Namespace, _rest: list[str]) -> int:
@@ -82,27 +80,17 @@ def _bench_episodes(a: argparse.Namespace, _rest: list[str]) -> int:
     return 0
 
 
-def _bench_demos(a: argparse.Namespace, _rest: list[str]) -> int:
-    from vlm4vla import config, registry
+def _bench_demos(a: argparse.Namespace, rest: list[str]) -> int:
+    from vlm4vla import config
     from vlm4vla.config import DemosConfig
-    from vlm4vla.rollout import demos, jobs
+    from vlm4vla.rollout import demos
 
-    if a.config is None and a.out is None:
-        raise refuse("bench demos has no folder to write to", possible="--out DIR or --config FILE", todo="Add --out.")
-    if a.config is not None:
-        settings = config.load(DemosConfig, a.config)
+    given = {"tasks": a.tasks, "per_task": a.per_task, "out": a.out}
+    values = {key: value for key, value in given.items() if value is not None}
+    if a.name.endswith((".yaml", ".yml")):
+        settings = config.load(DemosConfig, Path(a.name), rest, **values)
     else:
-        tasks = jobs.chosen_tasks(a.tasks, registry.find("bench", a.name).Benchmark())
-        settings = config.load(
-            DemosConfig,
-            None,
-            bench=a.name,
-            tasks=tasks,
-            per_task=a.per_task,
-            noise=a.noise,
-            workers=a.workers,
-            out=a.out,
-        )
+        settings = config.load(DemosConfig, None, rest, bench=a.name, **values)
     demos.record(settings, progress=True)
-    say(f"{settings.out}: {settings.per_task} demonstrations of each of {len(settings.tasks)} tasks")
+    say(f"{settings.out}: {settings.per_task} demonstrations of each task")
     return 0

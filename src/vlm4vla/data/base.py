@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.types import ActionSpec, CameraSpec, Image
+from vlm4vla.types import ActionSpec, CameraSpec, Image, refuse
 
 
 class Frames(Protocol):
@@ -59,18 +59,25 @@ class Reader(Protocol):
 def check_episode(
     episode: RawEpisode, spec: ActionSpec, cameras: tuple[CameraSpec, ...], state_names: tuple[str, ...]
 ) -> None:
-    """Assert that an episode has the shapes that its spec, cameras and state names promise (N >= 1 frames)."""
-    length = episode.length
-    assert length > 0, "an episode without frames"
-    assert episode.actions.shape == (length, spec.size), f"actions {episode.actions.shape}, spec of {spec.size}"
-    assert episode.actions.dtype == np.float32, f"actions are {episode.actions.dtype}"
-    assert np.isfinite(episode.actions).all(), f"episode {episode.source}: actions that are not finite"
-    if state_names:
-        assert episode.states is not None and episode.states.shape == (length, len(state_names)), "states"
-        assert episode.states.dtype == np.float32, f"states are {episode.states.dtype}"
-    else:
-        assert episode.states is None, "states without names"
-    assert set(episode.images) == {c.name for c in cameras}, f"cameras {sorted(episode.images)}"
-    for camera in cameras:
-        frames = episode.images[camera.name]
-        assert len(frames) == length, f"{len(frames)} pictures of {camera.name} for {length} actions"
+    """Refuse an episode that is not what its spec, cameras and state names promise (N >= 1 frames, finite float32)."""
+    n = episode.length
+    found: list[str] = []
+    if n == 0:
+        found.append("it has no frames")
+    if episode.actions.shape != (n, spec.size) or episode.actions.dtype != np.float32:
+        found.append(f"actions {episode.actions.shape} {episode.actions.dtype} instead of ({n}, {spec.size}) float32")
+    elif not np.isfinite(episode.actions).all():
+        bad = int(np.argmin(np.isfinite(episode.actions).all(axis=1)))
+        found.append(f"the action of frame {bad} is not finite")
+    states = None if episode.states is None else (episode.states.shape, str(episode.states.dtype))
+    if states != (((n, len(state_names)), "float32") if state_names else None):
+        found.append(f"states {states} for {len(state_names)} state names")
+    if set(episode.images) != {c.name for c in cameras}:
+        found.append(f"cameras {sorted(episode.images)} instead of {sorted(c.name for c in cameras)}")
+    found += [f"{len(f)} pictures of {name} for {n} actions" for name, f in episode.images.items() if len(f) != n]
+    if found:
+        raise refuse(
+            f"Episode {episode.source} of the data set cannot be used: {'; '.join(found)}",
+            possible="one picture per camera, one state and one finite action for every frame",
+            todo="Mend or remove the episode in the data set; nothing is skipped silently.",
+        )

@@ -12,6 +12,7 @@ from vlm4vla.data.statistics import Statistics
 from vlm4vla.types import ActionSpec, refuse
 
 Actions = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 _FLAT = 1e-6  # a dimension whose half range is below this part of its size does not move
 
 
@@ -62,6 +63,7 @@ class Normalizer:
             else:
                 names = ("q01", "q99") if config.kind == "quantile" else ("min", "max")
                 first, last = (np.array(getattr(statistics, name)) for name in names)
+                _refuse_collapsed(spec, statistics, first, last)
         center, scale = (first + last) / 2, (last - first) / 2
         scale = np.where(scale <= _FLAT * np.maximum(np.abs(center), _FLAT), 0.0, scale)
         gripper = list(spec.gripper)
@@ -127,5 +129,17 @@ class Normalizer:
         )
 
 
-def _floats(row: npt.NDArray[np.float64]) -> tuple[float, ...]:
+def _refuse_collapsed(spec: ActionSpec, found: Statistics, first: Floats, last: Floats) -> None:
+    """A dimension that moves so rarely that its quantiles are equal would silently be trained as a constant."""
+    for i in spec.arm:
+        if first[i] == last[i] and found.min[i] != found.max[i]:
+            name = spec.dimensions[i].name
+            raise refuse(
+                f"Action dimension {name!r} moves ({found.min[i]:g} to {found.max[i]:g}), but its quantiles are equal",
+                possible="normalizer kinds min_max, mean_std, limits",
+                todo="Choose one of these: scaled by its quantiles, the dimension would become a constant.",
+            )
+
+
+def _floats(row: Floats) -> tuple[float, ...]:
     return tuple(float(x) for x in row)

@@ -60,7 +60,7 @@ class Study:
         self._stage("install", ["bench", "install", self.config.bench])
         guess = self._estimate()
         demos = cells.demos(self.config, self.out)
-        self._stage("demos", self._with_config(["bench", "demos", self.config.bench, "--config"], demos, demos.out))
+        self._stage("demos", self._with_config(["bench", "demos"], demos, demos.out))
         for size in sorted({cell.train.policy.backbone.image_size for cell in cells.cells(self.config, self.out)}):
             store = cells.store_folder(self.config, self.out, size)
             words = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store)]
@@ -220,6 +220,8 @@ def estimate(config: StudyConfig) -> dict[str, Any]:
             job = {"kind": "demo", "id": task, "episode": episode, "noise": config.demos.noise, "after_success": 4}
             began = time.monotonic()
             for _, result in pool.run([job]):
+                if result["kind"] == "failure":
+                    raise RunFailed(f"The simulator cannot be tried: {result['error']}")
                 frames.append(len(result["actions"]))
             seconds.append(time.monotonic() - began)
     probes: dict[str, dict[str, Any]] = {}

@@ -66,11 +66,11 @@ class Log:
                 f.write(json.dumps(line) + "\n")
                 f.flush()
                 os.fsync(f.fileno())
+            for key, value in line.items():
+                if key not in ("step", "samples"):
+                    self.board.add_scalar(key, value, step)
         except OSError as error:
             raise records.disk_error(self.file, error) from error
-        for key, value in line.items():
-            if key not in ("step", "samples"):
-                self.board.add_scalar(key, value, step)
         note = f"loss {line['loss']:.4f}  {line['samples_per_s']:.0f} samples/s  waiting {line['data_wait']:.0%}"
         self.progress.update(self.task, note=note)
         self.sums, self.count, self.waited, self.since = {}, 0, 0.0, time.monotonic()

@@ -114,7 +114,8 @@ class Reader:
             if feature["dtype"] not in ("image", "video"):
                 continue
             name = key.removeprefix(layout.IMAGES).removeprefix("observation.")
-            assert name not in keys, f"two features of the name {name}"
+            if name in keys:
+                raise refuse(f"Two cameras of the data set are called {name!r}", possible="one", todo="Rename one.")
             shape, names = feature["shape"], feature["names"]
             channels_first = names[0].startswith("c") if names else shape[0] == 3 != shape[2]
             height, width = shape[1:] if channels_first else shape[:2]
@@ -202,7 +203,10 @@ def _read_info(root: Path) -> dict[str, Any]:
     file = root / layout.INFO
     if not file.is_file():
         raise refuse(f"{root} has no {layout.INFO}", possible="a finished LeRobot v3.0 data set", todo=_TODO)
-    info: dict[str, Any] = json.loads(file.read_text())
+    try:
+        info: dict[str, Any] = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise refuse(f"{file} is not valid JSON: {error}", possible="a LeRobot v3.0 info.json", todo=_TODO) from None
     if "codebase_version" not in info or info["codebase_version"] != layout.VERSION:
         found = info.get("codebase_version", "no version")
         raise refuse(f"{root} is a LeRobot data set of {found}", possible=layout.VERSION, todo=_TODO)

@@ -225,6 +225,10 @@ class StudyConfig(Config):
             raise ValueError(
                 f"eval.execute {self.eval.execute} is more than the chunk of {self.train.policy.chunk} steps"
             )
+        if self.eval.control_episodes > self.eval.episodes:
+            raise ValueError(
+                "eval.control_episodes is more than eval.episodes: controls are paired with the arm's rows"
+            )
         known = flatten(to_dict(self.train))
         for key in self.may_differ:
             if not any(k == key or k.startswith(f"{key}.") for k in known):

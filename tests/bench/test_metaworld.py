@@ -1,11 +1,15 @@
 """What the main environment sees of the benchmark: no simulator is imported here."""
 
+import hashlib
+import json
 import sys
 
 import numpy as np
 import pytest
 
-from vlm4vla.bench.metaworld.env import Benchmark, start_seed
+from vlm4vla.bench import install
+from vlm4vla.bench.metaworld import protocol
+from vlm4vla.bench.metaworld.env import Benchmark, decides_scores, start_seed
 from vlm4vla.bench.metaworld.tasks import INSTRUCTIONS, MARKERS
 from vlm4vla.types import SPLITS, UserError
 
@@ -48,3 +52,25 @@ def test_action_spec():
     spec = Benchmark.action_spec
     assert (spec.size, spec.arm, spec.gripper, spec.control_hz) == (4, (0, 1, 2), (3,), 80.0)
     assert np.array_equal(spec.check(Benchmark().do_nothing()), [0, 0, 0, 1])
+
+
+def digest():
+    return hashlib.sha256(json.dumps(decides_scores(), sort_keys=True).encode()).hexdigest()
+
+
+def test_what_decides_scores_is_pinned_to_the_id():
+    assert digest() == protocol.DIGEST, (
+        "Something that decides scores has changed: results of before and after must not be compared. Give the "
+        f"benchmark a new ID in bench/metaworld/protocol.py, write DIGEST = {digest()!r} beside it, mend the README."
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in vars(protocol) if n.isupper() and n not in ("ID", "DIGEST")])
+def test_every_constant_of_the_protocol_changes_the_digest(monkeypatch, name):
+    monkeypatch.setattr(protocol, name, 12345)
+    assert digest() != protocol.DIGEST
+
+
+def test_all_python_versions_of_the_package_can_run_it():
+    assert (install.folder_of("metaworld") / "python.txt").read_text().split() == ["3.11", "3.12", "3.13"]
+    assert install._interpreter(install.folder_of("metaworld")) == sys.executable

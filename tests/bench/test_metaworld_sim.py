@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlm4vla.bench import install
 from vlm4vla.bench.metaworld.env import Benchmark
 from vlm4vla.rollout import check
 from vlm4vla.rollout.pool import WorkerPool
@@ -15,8 +16,10 @@ pytestmark = pytest.mark.sim
 QUICKSTART = ("drawer-open", "drawer-close", "window-open", "window-close", "faucet-open", "faucet-close")
 
 
-def run(python: Path, script: str) -> str:
-    done = subprocess.run([str(python), "-I", "-c", script], capture_output=True, text=True, timeout=120)
+def run(python: Path, script: str, *words: str) -> str:
+    path = "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+    command = [str(python), "-I", "-c", path + script, str(install.link_folder()), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -35,6 +38,7 @@ def test_the_simulator_side_needs_no_torch_and_no_pydantic(metaworld_env):
     run(
         metaworld_env,
         "import importlib.util as u, vlm4vla.rollout.worker\n"
+        "assert vlm4vla.__path__[0].startswith(sys.path[0]), vlm4vla.__path__\n"
         "assert not any(u.find_spec(m) for m in ('torch', 'pydantic', 'transformers'))\n"
         "from vlm4vla.registry import find, names\n"
         "[find('bench', name).Benchmark().tasks() for name in names('bench')]",
@@ -60,11 +64,17 @@ def test_markers_gripper_and_action_scale(metaworld_env):
     out = run(
         metaworld_env,
         "import numpy as np\n"
+        "from vlm4vla.bench.metaworld import protocol\n"
         "from vlm4vla.bench.metaworld.env import Benchmark\n"
         "b = Benchmark()\n"
         "for task in ('drawer-open', 'reach'):\n"
         "    e = b.make(task); s = b.episodes('train', task, 1)[0]; o = e.reset(s).observation\n"
-        "    sites = int((e._sim.model.site_rgba[:, 3] > 0).sum()); e.close()\n"
+        "    model = e._sim.model; camera = model.camera('corner2')\n"
+        "    assert np.allclose(camera.pos, protocol.CAMERA_POSITION)\n"
+        "    assert np.allclose(camera.quat, protocol.CAMERA_QUATERNION)\n"
+        "    assert camera.fovy == protocol.CAMERA_FIELD_OF_VIEW\n"
+        "    assert model.vis.quality.offsamples == protocol.MULTISAMPLES\n"
+        "    sites = int((model.site_rgba[:, 3] > 0).sum()); e.close()\n"
         "    print(task, sites, o.images['corner2'].shape, o.state.dtype)\n"
         "e = b.make('reach'); start = e.reset(s).observation.state\n"
         "assert round(1 / e._sim.dt) == b.action_spec.control_hz and e._sim.action_scale == 0.01\n"
@@ -122,3 +132,19 @@ def test_a_broken_renderer_raises_and_never_repeats_its_last_picture(metaworld_e
         "except RuntimeError as error: print(error)",
     )
     assert "gave no picture" in out
+
+
+def test_a_device_without_graphics_does_not_spoil_the_choice_of_renderer(metaworld_env, tmp_path):
+    """Where EGL draws it is chosen, else OSMesa; whichever it is must then work, and be reported."""
+    (tmp_path / "nvidia0").touch()
+    out = run(
+        metaworld_env,
+        "import os; os.environ.pop('MUJOCO_GL', None)\n"
+        "from pathlib import Path\n"
+        "from vlm4vla.bench.metaworld import backend\n"
+        "backend._DEVICES = Path(sys.argv[1])\n"
+        "from vlm4vla.bench.metaworld.env import Benchmark\n"
+        "found = Benchmark().versions(); print(found['gl_backend'] == os.environ['MUJOCO_GL'], found['gl_renderer'])",
+        str(tmp_path),
+    )
+    assert out.startswith("True ") and len(out.split()) > 2

@@ -1,11 +1,12 @@
 """A benchmark without a simulator, for the pool and the worker: a point that must be moved to 1 along x.
 
 Tasks decide how it behaves: "move" and "slide" work; "raise" fails in every step; "die" kills its process in reset;
-"die-once" does so until its flag file exists.
+"die-once" does so until its flag file exists; "hang" never comes back from reset.
 """
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ class FakeEnv:
             if self.task == "die-once":
                 FLAG.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.task == "hang":
+            print("hanging", flush=True)
+            time.sleep(3600)
         self.index = episode.index
         self.instruction = episode.instruction
         self.x = 0.0
@@ -67,7 +71,7 @@ class Benchmark:
     success_rule = "x >= 1"
 
     def tasks(self):
-        return ("die", "die-once", "move", "raise", "slide")
+        return ("die", "die-once", "hang", "move", "raise", "slide")
 
     def instruction(self, task):
         return f"please {task}"
@@ -86,4 +90,4 @@ class Benchmark:
 
     def versions(self):
         print("a simulator that prints", flush=True)
-        return {"fake": "1", "pid": str(os.getpid())}
+        return {"fake": "1"}

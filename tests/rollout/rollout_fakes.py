@@ -1,8 +1,8 @@
 """A deterministic policy that needs no model, and what the tests of this folder share."""
 
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from vlm4vla.config import EvalConfig
 from vlm4vla.types import ActionSpec, CameraSpec, Dimension, EpisodeSpec, Observation, refuse
 
+LONG = 60.0  # seconds; nothing takes as long, however loaded the machine
 ARM = tuple(Dimension(name, "m", "delta", "base", -1.0, 1.0) for name in ("x", "y", "z"))
 SPEC = ActionSpec((*ARM, Dimension("gripper", "1", "gripper", "hand", -1.0, 1.0)), "none", 10.0)
 
@@ -25,8 +26,10 @@ class FakePolicy:
     state_names: tuple[str, ...] = ()
     digest = "fake0123"
 
-    def __init__(self, delay: float = 0.0) -> None:
-        self.delay = delay
+    def __init__(self) -> None:
+        self.gate = threading.Event()  # closed (cleared), every batch but the warming one waits until it opens
+        self.gate.set()
+        self.entered = threading.Semaphore(0)  # one for each batch that began
         self.batches: list[list[Observation]] = []
         self.tokens: list[int | None] = []
         self.threads: set[str] = set()
@@ -35,13 +38,23 @@ class FakePolicy:
         self.batches.append(list(observations))
         self.tokens.append(tokens)
         self.threads.add(threading.current_thread().name)
+        if len(self.batches) > 1:
+            self.entered.release()
+            assert self.gate.wait(LONG)
         if any(o.instruction == "crash" for o in observations):
             raise RuntimeError("weights on fire")
         if any(o.instruction == "refuse" for o in observations):
             raise refuse("This instruction is refused", todo="Say something else.")
-        if len(self.batches) > 1:  # the first one warms up
-            time.sleep(self.delay)
         return np.stack([answer(o) for o in observations])
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside the block no batch comes to its end."""
+        self.gate.clear()
+        try:
+            yield
+        finally:
+            self.gate.set()
 
     def count_tokens(self, instruction: str) -> int:
         return 10 + len(instruction.split())

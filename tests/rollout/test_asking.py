@@ -5,10 +5,12 @@ import pytest
 from fake_bench import Benchmark
 
 from vlm4vla.rollout.asking import Server, check_spec, request_keys
+from vlm4vla.rollout.wire import ServerError
 from vlm4vla.types import Observation, UserError
 
 URI = "ws://127.0.0.1:1"
 SPEC = Benchmark.action_spec
+OURS = {"server": "vlm4vla"}
 
 
 class Client:
@@ -19,14 +21,16 @@ class Client:
 
     def infer(self, request):
         self.asked.append(request)
+        if isinstance(self.reply, Exception):
+            raise self.reply
         return self.reply
 
 
 def test_equal_specs_pass_and_different_ones_are_printed():
-    check_spec({"action_spec": SPEC.to_dict()}, SPEC, False, URI)
+    check_spec(OURS | {"action_spec": SPEC.to_dict()}, SPEC, False, URI)
     other = replace(SPEC, control_hz=5.0).to_dict()
     with pytest.raises(UserError, match=r"5\.0 Hz against 10\.0 Hz.*policy declares.*Possible: the benchmark's"):
-        check_spec({"action_spec": other}, SPEC, True, URI)  # a declared spec is never overruled
+        check_spec(OURS | {"action_spec": other}, SPEC, True, URI)  # a declared spec is never overruled
 
 
 def test_a_server_without_spec_needs_the_users_word():
@@ -38,13 +42,35 @@ def test_a_server_without_spec_needs_the_users_word():
 def test_a_foreign_server_gets_openpi_names_and_ours_gets_what_it_declares():
     bench = Benchmark()
     assert request_keys({}, bench, URI) == ({"front": "observation/image"}, True)
-    ours = {"observation": {"images": {"front": {"key": "observation/image"}}, "state": None}}
+    ours = OURS | {"observation": {"images": {"front": {"key": "observation/image"}}, "state": None}}
     assert request_keys(ours, bench, URI) == ({"front": "observation/image"}, False)
     ours["observation"]["images"] = {"wrist": {"key": "observation/image"}}
     with pytest.raises(UserError, match="wrist"):
         request_keys(ours, bench, URI)
     with pytest.raises(UserError, match="state"):
-        request_keys({"observation": {"images": {}, "state": {"names": ["y"]}}}, bench, URI)
+        request_keys(OURS | {"observation": {"images": {}, "state": {"names": ["y"]}}}, bench, URI)
+
+
+@pytest.mark.parametrize("own", [{}, {"server": "theirs"}, {"server": 7}])
+def test_what_a_foreign_server_means_by_our_keys_is_not_guessed(own):
+    foreign = own | {"observation": ["image", "state"], "action_spec": {"dims": 7}}
+    assert request_keys(foreign, Benchmark(), URI) == ({"front": "observation/image"}, True)
+    with pytest.raises(UserError, match="declares no action spec"):
+        check_spec(foreign, SPEC, False, URI)
+    check_spec(foreign, SPEC, True, URI)
+
+
+def test_no_state_is_sent_where_the_benchmark_has_none():
+    bench = Benchmark()
+    bench.state_names = ()
+    assert request_keys({}, bench, URI) == ({"front": "observation/image"}, False)
+
+
+def test_an_error_of_the_server_is_told_in_its_words():
+    seen = Observation({"front": np.zeros((4, 4, 3), np.uint8)}, "go", np.zeros(1, np.float32))
+    failing = Client({}, ServerError("a sequence of 30 tokens. Possible: at most 20."))
+    with pytest.raises(UserError, match=rf"The policy at {URI} answered with an error: a sequence of 30 tokens"):
+        Server(failing, Benchmark(), execute=1).ask(seen)
 
 
 def test_requests_and_replies():

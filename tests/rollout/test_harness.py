@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 from PIL import Image
-from rollout_fakes import ARM, FakePolicy, answer, expected, picture
+from rollout_fakes import ARM, LONG, FakePolicy, answer, expected, picture
 from websockets.sync.client import ClientConnection, connect
 
 from vlm4vla.rollout import harness
@@ -28,7 +28,7 @@ def line() -> Iterator[ClientConnection]:
 
 def say(line: ClientConnection, kind: str, payload: object, seq: int = 1) -> dict[str, Any]:
     line.send(msgpack.packb({"type": kind, "payload": payload, "seq": seq, "timestamp": 0.0}))
-    reply: dict[str, Any] = msgpack.unpackb(line.recv(5))
+    reply: dict[str, Any] = msgpack.unpackb(line.recv(LONG))
     return reply
 
 
@@ -123,7 +123,7 @@ def test_a_truncated_png(line: ClientConnection) -> None:
 def test_an_openpi_client_on_this_path_is_told_where_to_go(line: ClientConnection) -> None:
     for frame in (msgpack.packb({"prompt": "go"}), "text"):
         line.send(frame)
-        reply = msgpack.unpackb(line.recv(5))
+        reply = msgpack.unpackb(line.recv(LONG))
         assert reply["type"] == "error" and "clients of openpi connect to the path /" in reply["payload"]["error"]
 
 
@@ -157,7 +157,7 @@ def test_cameras_by_name_and_the_state() -> None:
 def test_a_wrong_address_is_told_before_the_handshake(query: str, sentence: str) -> None:
     with PolicyServer(FakePolicy(), 1, None) as server:
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(server.uri.replace("ws://", "http://") + "/vla-eval" + query, timeout=5)
+            urllib.request.urlopen(server.uri.replace("ws://", "http://") + "/vla-eval" + query, timeout=LONG)
         with caught.value as told:
             assert told.code == 400 and sentence in told.read().decode()
 

@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from rollout_fakes import FakeBench, configured
 
+from vlm4vla.config import Control
 from vlm4vla.rollout import jobs
+from vlm4vla.rollout.names import CONTROLS
 from vlm4vla.types import UserError
 
 
@@ -30,6 +33,22 @@ def test_swap_pairs(tasks: tuple[str, ...], pairs: dict[str, str]) -> None:
     got = jobs.swap_pairs(tasks)
     assert set(got) == set(tasks) and got.items() >= pairs.items()
     assert all(a != b for a, b in got.items())
+
+
+def test_controls_have_the_same_names_everywhere() -> None:
+    assert get_args(Control) == CONTROLS
+
+
+def test_fewer_starts_than_asked_for_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"10 eval episodes of 'push' were asked for, fake/v1 has 9\. Possible: 1 to 9"):
+        jobs.build(configured(tmp_path, episodes=10, tasks=("push",)), FakeBench(), "ws://x")  # type: ignore[arg-type]
+
+
+def test_controls_without_a_partner_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"control_episodes is 5, but only 4 .*Possible: 1 to 4"):
+        jobs.build(configured(tmp_path, controls=(None, "image-blank"), control_episodes=5), FakeBench(), "ws://x")  # type: ignore[arg-type]
+    no_control = configured(tmp_path, control_episodes=5)
+    assert len(jobs.build(no_control, FakeBench(), "ws://x")) == 12  # type: ignore[arg-type]
 
 
 def test_one_task_has_no_partner() -> None:

@@ -1,5 +1,6 @@
 """Workers as real processes, on the fake benchmark and the interpreter of the tests."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from fake_bench import Benchmark
 from websockets.sync.server import serve as ws_serve
 
+from vlm4vla.rollout import worker
 from vlm4vla.rollout.pool import TRIES, WorkerFailed, WorkerPool
 from vlm4vla.rollout.wire import pack, unpack
 from vlm4vla.types import UserError
@@ -33,8 +35,19 @@ def log(tmp_path):
     return tmp_path / "log" / "workers.log"
 
 
-def pool(log, workers=2):
-    return WorkerPool(BENCH, workers, log, PYTHON)
+def pool(log, workers=2, **deadlines):
+    return WorkerPool(BENCH, workers, log, PYTHON, **deadlines)
+
+
+def played(log, script, **deadlines):
+    """A pool whose one worker is a script that has a ``channel``."""
+    p = pool(log, 1, **deadlines)
+    start = (
+        "import sys, time; from vlm4vla.rollout.control import Channel\n"
+        "channel = Channel(int(sys.argv[2]), int(sys.argv[4]))\n"
+    )
+    p._command = [sys.executable, "-c", start + script]
+    return p
 
 
 def gone(pid):
@@ -119,22 +132,122 @@ def test_workers_that_cannot_start_say_why(log, tmp_path):
         WorkerPool("no-such-benchmark", 1, log, PYTHON).__enter__()
 
 
-def test_workers_leave_when_their_parent_is_killed(log):
-    script = (
-        "import sys, time; from pathlib import Path; from vlm4vla.rollout.pool import WorkerPool\n"
-        "p = WorkerPool(sys.argv[1], 1, Path(sys.argv[2]), Path(sys.executable)).__enter__()\n"
-        "print(p._workers[0].process.pid, flush=True); time.sleep(60)"
+def test_a_worker_that_hangs_is_given_up_and_its_job_counted(log):
+    with pool(log, job_s=1.5) as p:
+        jobs = [rollout("hang"), *(rollout("move", i) for i in range(3))]
+        answers = {j["id"]: r for j, r in p.run(jobs)}
+        pids = [w.process.pid for w in p._workers]
+    lost = answers.pop("hang/0")
+    assert lost["kind"] == "failure" and not lost["user"]
+    assert f"{TRIES} workers died" in lost["error"] and "1.5 s without a sign of life" in lost["error"]
+    assert len(answers) == 3 and all(r["kind"] == "result" for r in answers.values())
+    assert log.read_text().count("hanging") == TRIES
+    assert all(gone(pid) for pid in pids)
+
+
+def test_a_worker_that_hangs_at_its_start_is_given_up(log, tmp_path):
+    slow = tmp_path / "slow.py"
+    slow.write_text("import time; time.sleep(3600)")
+    with pytest.raises(WorkerFailed, match=r"0\.5 s without a sign of life"):
+        WorkerPool(str(slow), 1, log, PYTHON, start_s=0.5).__enter__()
+
+
+READY = "channel.send({'kind': 'ready', 'id': 'fake-v1', 'versions': {'fake': '1'}})\n"
+
+
+def test_a_worker_that_reads_nothing_or_stops_inside_an_answer_stalls_nobody(log):
+    large = rollout("move") | {"padding": bytes(2**20)}  # many times what a pipe holds
+    with played(log, READY + "time.sleep(3600)", job_s=0.5) as p:
+        ((_, unread),) = p.run([large])
+    half = "channel.receive(); import os; os.write(channel._write.fileno(), b'\\0\\0\\1'); time.sleep(3600)"
+    with played(log, READY + half, job_s=0.5) as p:
+        ((_, cut),) = p.run([rollout("move")])
+    assert "without a sign of life" in unread["error"] and "without a sign of life" in cut["error"]
+
+
+def test_a_large_job_and_a_large_answer_arrive(log):
+    echo = "job = channel.receive(); channel.send({'kind': 'result', 'id': job['id'], 'back': job['padding']})\n"
+    with played(log, READY + echo + "channel.receive()") as p:
+        padding = np.random.default_rng(0).bytes(3 * 2**20)
+        ((_, answer),) = p.run([rollout("move") | {"padding": padding}])
+    assert answer["back"] == padding
+
+
+def test_a_slow_worker_that_speaks_is_not_given_up(log):
+    talk = "for _ in range(10): time.sleep(0.3); channel.send({'kind': 'alive'})\n"
+    work = "job = channel.receive()\n" + talk + "channel.send({'kind': 'result', 'id': job['id']}); channel.receive()"
+    with played(log, READY + work, job_s=1.5) as p:
+        before = list(p._workers)
+        ((_, answer),) = p.run([rollout("move")])
+        assert answer["kind"] == "result" and p._workers == before
+
+
+def test_the_worker_speaks_while_a_policy_is_slow(monkeypatch):
+    class Slow:
+        looks = False
+
+        def reset(self, episode): ...
+
+        def ask(self, observation):
+            return np.zeros((1, 2), np.float32)
+
+    clock = iter([0.0, 1.0, 2.0, 6.0, 6.0, 7.0])
+    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
+    said = []
+    chooser = worker._Reporting(Slow(), said.append)
+    for expected in (0, 0, 1, 1):
+        assert chooser.ask(None).shape == (1, 2)
+        assert said == [{"kind": "alive"}] * expected
+
+
+def test_a_consumer_that_takes_long_costs_no_worker(log):
+    work = (
+        "while (job := channel.receive()) is not None:\n"
+        "    time.sleep(job['delay']); channel.send({'kind': 'result', 'id': job['id'], 'large': bytes(2**20)})"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script, BENCH, str(log)], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while not _ended(worker) and time.monotonic() < deadline:
+    p = played(log, READY + work, job_s=1.0)
+    p._count = 2
+    with p:
+        before = [w.process.pid for w in p._workers]
+        for _ in p.run([rollout("move", i) | {"delay": i / 2} for i in range(2)]):
+            time.sleep(1.5)  # meanwhile the other worker answers, and waits until somebody reads it
+        assert [w.process.pid for w in p._workers] == before
+
+
+def test_workers_of_another_benchmark_or_renderer_are_refused(log):
+    other = READY.replace("fake-v1", "fake-v2")
+    with pytest.raises(UserError, match=r"'fake-v2'.*'fake-v1'"):
+        played(log, other + "channel.receive()").__enter__()
+    with played(log, READY + "channel.receive()") as p:
+        p.versions = {"fake": "2"}  # as another worker had said
+        os.kill(p._workers[0].process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerFailed, match="different things"):
+            list(p.run([rollout("move")]))
+
+
+@pytest.mark.parametrize("task", [None, "hang"])
+def test_workers_end_when_their_runner_is_killed(log, task):
+    """An idle one would also see its channel close; one that hangs in a job would not."""
+    script = (
+        "import json, sys, time; from pathlib import Path; from vlm4vla.rollout.pool import WorkerPool\n"
+        "p = WorkerPool(sys.argv[1], 1, Path(sys.argv[2]), Path(sys.executable)).__enter__()\n"
+        "print(p._workers[0].process.pid, flush=True)\n"
+        "list(p.run(json.loads(sys.argv[3])))\n"
+        "time.sleep(3600)"
+    )
+    jobs = json.dumps([rollout(task)] if task else [])
+    words = [sys.executable, "-c", script, BENCH, str(log), jobs]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        while task and "hanging" not in log.read_text() and parent.poll() is None:
+            time.sleep(0.05)
+        assert not _ended(pid)
+        parent.kill()
+    deadline = time.monotonic() + 30  # it takes milliseconds; without the signal it would take an hour
+    while not _ended(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert _ended(worker)
+    assert _ended(pid)
 
 
 def _ended(pid):
@@ -153,7 +266,9 @@ def server():
 
     def serve(connection):
         connections.append(connection)
-        connection.send(pack({"action_spec": Benchmark.action_spec.to_dict()}))
+        wanted = {"images": {"front": {"key": "observation/image"}}, "state": None}
+        spec = Benchmark.action_spec.to_dict()
+        connection.send(pack({"server": "vlm4vla", "observation": wanted, "action_spec": spec}))
         for frame in connection:
             request = unpack(frame)
             assert request["observation/image"].shape == (4, 4, 3)

@@ -1,13 +1,14 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from rollout_fakes import SPEC, TASKS, FakeBench, FakePolicy, configured, picture
+from rollout_fakes import LONG, SPEC, TASKS, FakeBench, FakePolicy, configured, picture
 
 from vlm4vla import records
 from vlm4vla.config import EvalConfig
@@ -44,7 +45,7 @@ class FakePool:
                 value = 0.0
                 if not job["policy"].startswith("builtin:"):
                     client = clients.get(job["policy"]) or clients.setdefault(
-                        job["policy"], PolicyClient(job["policy"], 5)
+                        job["policy"], PolicyClient(job["policy"], LONG)
                     )
                     reply = client.infer({"observation/image": seen, "prompt": job["instruction"]})
                     value = float(reply["actions"][0, 0])
@@ -161,7 +162,7 @@ def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
 )
 def test_rows_of_two_runs_are_never_mixed(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     run(configured(tmp_path))
-    with pytest.raises(UserError, match=rf"holds rows of another run \({told}\).*another --out"):
+    with pytest.raises(UserError, match=rf"holds another run \({told}\).*another --out"):
         run(configured(tmp_path, **changes))
 
 
@@ -187,6 +188,47 @@ def test_another_simulator_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.M
         run(configured(tmp_path))
 
 
+def kill_at(place: int) -> Callable[[dict[str, Any], int], None]:
+    def wrong(_job: dict[str, Any], now: int) -> None:
+        if now == place:
+            raise Killed
+
+    return staticmethod(wrong)
+
+
+def test_other_software_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(**changes: str) -> None:
+        found = {"vlm4vla": "1", "torch": "2.11", "transformers": "5", "numpy": "2", "av": "15"} | changes
+        monkeypatch.setattr(records, "package_versions", lambda names: found)
+
+    installed()
+    FakePool.wrong = kill_at(2)
+    with pytest.raises(Killed):
+        run(configured(tmp_path))
+    FakePool.wrong = kill_at(99)
+    for name in ("vlm4vla", "torch", "transformers", "numpy"):
+        installed(**{name: "9"})
+        told = rf"The software is not the one that began .*\({name}: [\d.]+ then, 9 now\)"
+        with pytest.raises(UserError, match=told):
+            run(configured(tmp_path))
+    assert len(rows(tmp_path)) == 2
+    installed(av="16")  # draws videos, computes no row
+    first = run(configured(tmp_path))
+    installed(torch="9")
+    assert run(configured(tmp_path)) == first, "a finished run is only read"
+
+
+def test_the_commit_of_every_attempt_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for attempt, source in enumerate((("aaa", False), ("bbb", True), (None, None))):
+        monkeypatch.setattr(records, "source_state", lambda source=source: source)
+        FakePool.wrong = kill_at(1 if attempt < 2 else 99)
+        with suppress(Killed):
+            run(configured(tmp_path))
+    record = records.read_one(tmp_path / "run.json", RunRecord)
+    assert record.facts["commits"] == ["aaa", "bbb with uncommitted changes", "not from a checkout"]
+    assert (record.commit, record.finished is None) == ("aaa", False)
+
+
 def test_rows_without_a_record_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(UserError, match=r"no run.json"):
@@ -205,6 +247,20 @@ def test_lost_workers_are_not_failures_of_the_policy(tmp_path: Path) -> None:
     FakePool.wrong = staticmethod(lambda job, place: None)
     assert run(configured(tmp_path)).finished
     assert len(rows(tmp_path)) == 12 and len(FakePool.made[-1].jobs) == 2
+
+
+def test_three_failures_in_a_row_end_the_run(tmp_path: Path) -> None:
+    reached = []
+
+    def lose(job: dict[str, Any], place: int) -> dict[str, Any] | None:
+        reached.append(place)
+        return None if place in (0, 3) else {"kind": "failure", "user": False, "error": "no answer in 300 s"}
+
+    FakePool.wrong = staticmethod(lose)
+    told = r"5 of 12 episodes could not be run.*stopped after 3 such failures in a row.*no answer in 300 s"
+    with pytest.raises(runner.EpisodesFailed, match=told):
+        run(configured(tmp_path))
+    assert reached == list(range(7)) and len(rows(tmp_path)) == 2
 
 
 def test_a_users_mistake_stops_at_once_with_its_sentence(tmp_path: Path) -> None:
@@ -256,6 +312,7 @@ def test_a_running_server_is_asked_for_its_digest(tmp_path: Path) -> None:
     assert record.inputs == {"policy": "fake0123"} and record.facts["tokens"] is None
     with pytest.raises(UserError, match="No policy server answers"):
         runner.evaluate(configured(tmp_path / "b", policy="ws://127.0.0.1:9"), None, False, FakePool)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(
@@ -263,16 +320,17 @@ def test_a_running_server_is_asked_for_its_digest(tmp_path: Path) -> None:
     [
         ({"tasks": ("drawer-opne",)}, "Did you mean 'drawer-open'"),
         ({"tasks": ("push", "push")}, "listed twice"),
-        ({"controls": ("image-blnk",)}, "Did you mean 'image-blank'"),
         ({"controls": ()}, "nothing would run"),
+        ({"controls": ("image-blank",), "control_episodes": 5}, "control_episodes is 5, but only 4 episodes"),
+        ({"episodes": 10}, "10 eval episodes of 'drawer-close' were asked for, fake/v1 has 9. Possible: 1 to 9"),
         ({"execute": 4}, "execute is 4. Possible: 1 to 3"),
         ({"controls": ("instruction-swapped",), "tasks": ("push",)}, "two or more tasks"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        run(configured(tmp_path, **changes))
-    assert not FakePool.made and not list(tmp_path.iterdir())
+        run(configured(tmp_path / "new", **changes))
+    assert not FakePool.made and not (tmp_path / "new").exists()
 
 
 def test_a_policy_of_another_world_is_refused(tmp_path: Path) -> None:

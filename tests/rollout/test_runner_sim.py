@@ -1,4 +1,4 @@
-"""The runner with real simulators: needs `vlm4vla bench install metaworld`."""
+"""The runner with real simulators."""
 
 import hashlib
 import json
@@ -15,16 +15,12 @@ import pytest
 from rollout_fakes import FakePolicy
 
 from vlm4vla import records, registry
-from vlm4vla.bench import install
 from vlm4vla.config import EvalConfig
 from vlm4vla.records import EpisodeRow
 from vlm4vla.rollout.runner import evaluate
 from vlm4vla.types import Observation
 
-pytestmark = [
-    pytest.mark.sim,
-    pytest.mark.skipif(not install.is_installed("metaworld"), reason="run `vlm4vla bench install metaworld`"),
-]
+pytestmark = [pytest.mark.sim, pytest.mark.usefixtures("metaworld_env")]
 TASKS = ("drawer-open", "drawer-close")
 
 

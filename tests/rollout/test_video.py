@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import av
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from vlm4vla.rollout.video import enlarged, write_mp4
+from vlm4vla.types import UserError
 
 
 def moving_square(count: int = 12, height: int = 33, width: int = 48) -> np.ndarray:
@@ -42,7 +44,11 @@ def test_enlarged_sides_are_even_whole_multiples(side: int, size: int) -> None:
     assert (big[:: size // side, :: size // side][:side, :side] == picture).all()
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        write_mp4(tmp_path / "file" / "a.mp4", moving_square(), 10)
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UserError, match=r"Cannot write .*a\.mp4: the disk is full"):
+        write_mp4(tmp_path / "a.mp4", moving_square(), 10)
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,14 @@
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from websockets.sync.server import ServerConnection, serve
 
 from vlm4vla.rollout import wire
 from vlm4vla.types import UserError
@@ -146,6 +151,42 @@ def test_keys_of_cameras() -> None:
 def test_nobody_there() -> None:
     with pytest.raises(UserError, match=r"No policy server answers at 'ws://127.0.0.1:9'.*vlm4vla serve"):
         wire.PolicyClient("ws://127.0.0.1:9", timeout=2)
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (None, "gave no answer in 2 s"),
+        ("welcome", "welcome"),
+        (b"\xc1", "A frame of 1 bytes cannot be read"),
+        (msgpack.packb([1]), "sent list"),
+        ("", "closed the connection"),
+    ],
+)
+def test_a_server_of_another_protocol(first: str | bytes | None, told: str) -> None:
+    ended = threading.Event()
+
+    def greet(connection: ServerConnection) -> None:
+        if first:
+            connection.send(first)
+        if first != "":
+            ended.wait(60)
+
+    with serve(greet, "127.0.0.1", 0) as server, ThreadPoolExecutor(1) as threads:
+        threads.submit(server.serve_forever)
+        uri = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        message = rf"The server at '{uri}' does not speak openpi's protocol.*{told}.*Possible: ws://HOST.*vlm4vla serve"
+        try:
+            with pytest.raises(UserError, match=message):
+                wire.PolicyClient(uri, timeout=60 if first is not None else 2)
+        finally:
+            ended.set()
+            server.shutdown()
+
+
+def test_a_port_where_nobody_speaks() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match="No policy server answers at"):
+        wire.PolicyClient(f"ws://127.0.0.1:{mute.getsockname()[1]}", timeout=0.3)
 
 
 def test_not_an_address() -> None:

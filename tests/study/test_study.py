@@ -108,6 +108,7 @@ def test_estimate_counts_every_stage() -> None:
     ("words", "expected"),
     [
         (["--eval.execute", "20"], "more than the chunk"),
+        (["--eval.control_episodes", "21"], "paired with"),
         (["--arms.trained.controls", "[image-blnk]"], "image-blank"),
         (["--seeds", "[]"], "seeds"),
         (["--seeds", "[0, 0]"], "listed twice"),

@@ -49,7 +49,7 @@ def test_golden_curve(store: Path, tmp_path: Path) -> None:
         pytest.fail(f"{GOLDEN.name} was missing and has been written: look at it and commit it")
     expected = {int(k): v for k, v in json.loads(GOLDEN.read_text()).items()}
     assert found.keys() == expected.keys()
-    np.testing.assert_allclose([found[k] for k in expected], list(expected.values()), rtol=2e-3)
+    np.testing.assert_allclose([found[k] for k in expected], list(expected.values()), rtol=1e-4)
     assert np.mean([found[k] for k in range(16, 21)]) < np.mean([found[k] for k in range(1, 6)])
 
 

@@ -29,7 +29,12 @@ def declare(verbs: Any) -> None:
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--batch", type=int, default=4, help="the one padded batch shape")
     serve.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    serve.add_argument("--tokens", type=int, default=None, help="fix the text length; default: as long as needed")
+    serve.add_argument(
+        "--tokens",
+        type=int,
+        default=None,
+        help="fixed text length; default: the shortest prompt rounded up to 32, plus 32",
+    )
 
 
 def _backbones_list(a: argparse.Namespace, _rest: list[str]) -> int:

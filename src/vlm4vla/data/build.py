@@ -21,6 +21,7 @@ from vlm4vla.data.pictures import ENCODINGS, FILTER, EncodedFrames, Encoding, en
 from vlm4vla.data.progress import bar
 from vlm4vla.data.statistics import Statistics
 from vlm4vla.data.store import EpisodeEntry, Store
+from vlm4vla.processes import die_with_parent
 from vlm4vla.records import disk_error, locked, write_atomic
 from vlm4vla.types import CameraSpec, refuse
 
@@ -116,7 +117,8 @@ def _mapper(workers: int) -> Iterator[Any]:
         yield lambda jobs: map(_group, jobs)
         return
     # spawn: the caller may hold threads (Arrow, torch), which do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
         try:
             yield lambda jobs: pool.map(_group, jobs)
         except BaseException:

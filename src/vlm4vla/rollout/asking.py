@@ -9,10 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.rollout.wire import INSTRUCTION_KEY, STATE_KEY, PolicyClient, image_keys
+from vlm4vla.rollout.wire import INSTRUCTION_KEY, STATE_KEY, PolicyClient, ServerError, image_keys, is_ours
 from vlm4vla.types import ActionSpec, Benchmark, Env, EpisodeSpec, Observation, Vector, refuse
 
-BUILTIN = "builtin:"
 REPLY_TIMEOUT_S = 300.0  # the first answer of a server may include compiling the model
 Chunk = npt.NDArray[np.float32]
 
@@ -68,13 +67,22 @@ class Server:
     def reset(self, episode: EpisodeSpec) -> None: ...
 
     def ask(self, observation: Observation | None) -> Chunk:
-        """Chunk (H, A) in the benchmark's units; refuses one that is malformed or shorter than what is executed."""
+        """Chunk (H, A) in the benchmark's units; refuses one that is malformed or shorter than what is executed.
+
+        An error that the server tells is refused in its words; TimeoutError and ConnectionError come from ``infer``.
+        """
         assert observation is not None
         request: dict[str, Any] = {key: observation.images[camera] for camera, key in self._keys.items()}
         if self._sends_state:
             assert observation.state is not None
             request[STATE_KEY] = observation.state
-        reply = self._client.infer(request | {INSTRUCTION_KEY: observation.instruction})
+        try:
+            reply = self._client.infer(request | {INSTRUCTION_KEY: observation.instruction})
+        except ServerError as error:
+            raise refuse(
+                f"The policy at {self._client.uri} answered with an error: {error}",
+                todo="Mend that on the server's side, then run the same command again.",
+            ) from error
         if "actions" not in reply:
             raise refuse(
                 f"The policy at {self._client.uri} answered with the keys {sorted(map(str, reply))}",
@@ -94,11 +102,12 @@ class Server:
 def request_keys(metadata: Mapping[str, Any], bench: Benchmark, uri: str) -> tuple[dict[str, str], bool]:
     """Camera -> key of its picture in a request, and whether the state is sent.
 
-    A server of ours declares what it wants; any other gets all cameras under openpi's usual names, and the state.
+    A server of ours declares what it wants; any other gets all cameras under openpi's usual names, and the state if the
+    benchmark has one, whatever its metadata holds.
     """
     cameras = [camera.name for camera in bench.cameras]
-    if "observation" not in metadata:
-        return image_keys(cameras), True
+    if not is_ours(metadata):
+        return image_keys(cameras), bool(bench.state_names)
     wanted = metadata["observation"]
     for camera in wanted["images"]:
         if camera not in cameras:
@@ -120,11 +129,11 @@ def request_keys(metadata: Mapping[str, Any], bench: Benchmark, uri: str) -> tup
 
 def check_spec(metadata: Mapping[str, Any], spec: ActionSpec, assume_spec: bool, uri: str) -> None:
     """Refuse a server whose actions mean something else than the benchmark's, or that does not say what they mean."""
-    if "action_spec" not in metadata:
+    if not is_ours(metadata):
         if assume_spec:
             return
         raise refuse(
-            f"The policy at {uri} declares no action spec",
+            f"The policy at {uri} is not a server of vlm4vla's, so it declares no action spec",
             possible=f"the benchmark's: {spec}",
             todo="If its actions mean exactly that, say so with --assume_spec true.",
         )

@@ -26,9 +26,18 @@ from vlm4vla.types import ActionSpec, Observation, UserError, refuse
 Chunk = npt.NDArray[np.float32]
 Precision = Literal["fp32", "bf16"]
 _LONGEST_WAIT_S = 1.0
+_SHORTEST = "go"  # no shorter instruction exists
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+def usual_tokens(policy: "ActingPolicy") -> int:
+    """The sequence length of a server that was given none: room for at least 32 tokens more than the shortest prompt.
+
+    A fixed rule, so that a policy is served at one and the same length everywhere.
+    """
+    return -(-policy.count_tokens(_SHORTEST) // 32) * 32 + 32
 
 
 class ActingPolicy(Protocol):
@@ -79,9 +88,7 @@ class Batcher:
     ``clients``: connections that are open, set by the server; a batch waits for no more requests than that.
     """
 
-    def __init__(
-        self, policy: ActingPolicy, batch: int, tokens: int | None, precision: Precision, patience: float
-    ) -> None:
+    def __init__(self, policy: ActingPolicy, batch: int, tokens: int, precision: Precision, patience: float) -> None:
         assert batch > 0
         self._policy, self._batch, self._tokens, self._precision = policy, batch, tokens, precision
         self._waiting: deque[tuple[Observation, asyncio.Future[Chunk]]] = deque()
@@ -100,7 +107,7 @@ class Batcher:
         images = {name: np.zeros((size, size, 3), np.uint8) for name in self._policy.cameras}
         names = self._policy.state_names
         state = np.zeros(len(names), np.float32) if names else None
-        blank = Observation(images=images, instruction="go", state=state)  # no shorter one exists
+        blank = Observation(images=images, instruction=_SHORTEST, state=state)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, [blank])
 
     def start(self) -> None:
@@ -171,8 +178,6 @@ class Batcher:
         return [np.ascontiguousarray(chunk, dtype=np.float32) for chunk in chunks[: len(observations)]]
 
     def _check_length(self, instruction: str) -> None:
-        if self._tokens is None:
-            return
         length = self._count(instruction)
         if length > self._tokens:
             raise refuse(

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from vlm4vla.bench import install
+from vlm4vla.rollout.names import BUILTINS
 from vlm4vla.rollout.pool import WorkerPool
-from vlm4vla.rollout.worker import BUILTINS, load
-from vlm4vla.types import SPLITS, Benchmark, EpisodeSpec, Split
+from vlm4vla.rollout.worker import load
+from vlm4vla.types import SPLITS, Benchmark, EpisodeSpec, RunFailed, Split
 
 Log = Callable[[str], None]
 Finding = dict[str, Any]
@@ -50,7 +51,7 @@ def check(bench: str, quick: bool, log: Log, python: Path | None = None) -> dict
     """Run all checks; ``ok`` is whether every one passed. Three tasks and few episodes when ``quick``.
 
     ``python`` (tests) replaces the interpreter of the benchmark's environment. Raises UserError when the benchmark is
-    not installed.
+    not installed, RunFailed when a job fails where none should.
     """
     at = _Bench(bench, quick, python)
     findings: list[Finding] = []
@@ -88,7 +89,7 @@ def _one(pool: WorkerPool, job: dict[str, Any]) -> dict[str, Any]:
 def _good(pool: WorkerPool, job: dict[str, Any]) -> dict[str, Any]:
     result = _one(pool, job)
     if result["kind"] == "failure":
-        raise RuntimeError(f"The job {job['kind']} of the start {job['episode']} failed: {result['error']}")
+        raise RunFailed(f"The job {job['kind']} of the start {job['episode']} failed: {result['error']}")
     return result
 
 
@@ -177,7 +178,7 @@ def _disjoint_starts(at: _Bench, pool: WorkerPool) -> Finding:
     seen: dict[str, set[bytes]] = {task: set() for task in at.tasks}
     for job, result in pool.run([_replay(start, none) for start in starts]):
         if result["kind"] == "failure":
-            raise RuntimeError(f"The start {job['episode']} failed: {result['error']}")
+            raise RunFailed(f"The start {job['episode']} failed: {result['error']}")
         seen[job["episode"]["task"]].add(result["start"].tobytes())
     wrong = [task for task in at.tasks if len(seen[task]) < at.starts * len(SPLITS)]
     return _finding("starts", wrong, len(at.tasks), f"tasks: {at.starts} starts of each split, all different")
@@ -204,7 +205,7 @@ def _rates(at: _Bench, pool: WorkerPool, policy: str, episodes: int) -> tuple[di
     successes, longest = dict.fromkeys(at.tasks, 0), dict.fromkeys(at.tasks, 0)
     for job, result in pool.run(jobs):
         if result["kind"] == "failure":
-            raise RuntimeError(f"The rollout {job['id']} failed: {result['error']}")
+            raise RunFailed(f"The rollout {job['id']} failed: {result['error']}")
         task = job["episode"]["task"]
         successes[task] += result["success"]
         if result["success"]:

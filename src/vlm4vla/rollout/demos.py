@@ -9,13 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm4vla import config as configs
 from vlm4vla import records, registry
 from vlm4vla.config import DemosConfig
 from vlm4vla.data import lerobot_layout as layout
@@ -24,13 +21,13 @@ from vlm4vla.data.progress import bar
 from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.data.writers.lerobot_v3 import Writer
 from vlm4vla.records import Record, RunRecord
+from vlm4vla.rollout import attempt
 from vlm4vla.rollout.jobs import chosen_tasks
 from vlm4vla.types import Benchmark, EpisodeSpec, RunFailed, UserError, refuse
 
 if TYPE_CHECKING:
     from vlm4vla.rollout.runner import Pool, PoolFactory
 
-_NOT_IDENTITY = {"workers", "out"}  # settings that cannot change the data set
 _PACKAGES = ("vlm4vla", "numpy", "pillow", "pyarrow", "datasets", "msgpack")
 _MAX_STARTS = 4  # starts tried per wanted demonstration, before the expert is blamed
 _Start = tuple[str, int]
@@ -56,14 +53,20 @@ def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | Non
     fails too often, DemosFailed when workers failed for good.
     """
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
-    with records.locked(config.out):
-        return _record(config, bench, progress, pool_factory)
-
-
-def _record(config: DemosConfig, bench: Benchmark, progress: bool, pool_factory: "PoolFactory | None") -> RunRecord:
     tasks = chosen_tasks(config.tasks, bench)
+    with records.locked(config.out):
+        return _record(config, bench, tasks, progress, pool_factory)
+
+
+def _record(
+    config: DemosConfig,
+    bench: Benchmark,
+    tasks: tuple[str, ...],
+    progress: bool,
+    pool_factory: "PoolFactory | None",
+) -> RunRecord:
     began = time.monotonic()
-    run = _begun(config, bench)
+    run = attempt.begin(config.out, attempt.draft("demos", config, bench.id, {}, _PACKAGES))
     if run.finished is not None:
         return run
     writer = Writer(
@@ -73,15 +76,18 @@ def _record(config: DemosConfig, bench: Benchmark, progress: bool, pool_factory:
         state_names=bench.state_names,
         section=_section(config, bench, tasks),
     )
-    if not writer.finished:  # else a run that was killed after its last step but one
+    if not writer.finished:
         todo = _Todo(config, bench, tasks, writer)
         if todo.missing():
             with _workers(config, pool_factory) as pool:
-                run = _with_versions(config.out, run, pool.versions)
+                run = attempt.with_versions(config.out, run, pool.versions)
                 _collect(config, pool, todo, progress)
         writer.finish(todo.kept())
-    facts = _facts(config, bench, tasks)
-    run = run.model_copy(update={"facts": facts, "finished": _now(), "wall_s": round(time.monotonic() - began, 3)})
+    else:  # an attempt that was killed after the data set was whole: at most its leftovers are to be removed
+        writer.finish()
+    facts = run.facts | _facts(config, bench, tasks)
+    wall_s = round(time.monotonic() - began, 3)
+    run = run.model_copy(update={"facts": facts, "finished": attempt.now(), "wall_s": wall_s})
     records.write_one(config.out / "run.json", run)
     return run
 
@@ -205,54 +211,6 @@ def _section(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...]) -> d
     }
 
 
-def _begun(config: DemosConfig, bench: Benchmark) -> RunRecord:
-    """The record of this run: that of an earlier attempt, or a new one. Refuses a folder of another run."""
-    identity = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY} | {"benchmark": bench.id}
-    identity_hash = configs.digest(identity)
-    file = config.out / "run.json"
-    if file.is_file():
-        earlier = records.read_one(file, RunRecord)
-        if earlier.config_hash != identity_hash:
-            changed = configs.diff(earlier.config, configs.to_dict(config))
-            told = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in changed.items() if k not in _NOT_IDENTITY)
-            raise refuse(
-                f"{config.out} holds another run ({told or 'another version of the benchmark'})",
-                possible="an empty folder, or the settings of that run",
-                todo="Choose another --out, or remove the folder.",
-            )
-        return earlier
-    commit, dirty = records.source_state()
-    run = RunRecord(
-        run=f"demos-{identity_hash}",
-        kind="demos",
-        config=configs.to_dict(config),
-        config_hash=identity_hash,
-        commit=commit,
-        dirty=dirty,
-        packages=records.package_versions(_PACKAGES),
-        hardware=records.hardware(),
-        seed=None,  # the starts have seeds of their own, which also seed the noise
-        started=_now(),
-    )
-    records.write_one(file, run)
-    return run
-
-
-def _with_versions(out: Path, run: RunRecord, versions: Mapping[str, str]) -> RunRecord:
-    """Stores the simulator's versions; refuses to go on with another simulator than the one that began."""
-    changed = configs.diff(run.versions, versions) if run.versions else {}
-    if changed:
-        told = "; ".join(f"{name}: {old} then, {new} now" for name, (old, new) in changed.items())
-        raise refuse(
-            f"The simulator is not the one that began {out} ({told})",
-            possible="the versions of the first attempt",
-            todo="Install those again, or choose another --out.",
-        )
-    run = run.model_copy(update={"versions": dict(versions)})
-    records.write_one(out / "run.json", run)
-    return run
-
-
 def _facts(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...]) -> dict[str, Any]:
     info = json.loads((config.out / layout.INFO).read_text())
     skipped = Counter(s.task for s in records.read_all(config.out / "skipped.jsonl", SkippedStart))
@@ -271,7 +229,3 @@ def _workers(config: DemosConfig, pool_factory: "PoolFactory | None") -> Abstrac
     from vlm4vla.rollout.pool import WorkerPool
 
     return WorkerPool(config.bench, config.workers, config.out / "log")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlm4vla.rollout.asking import Chooser
+from vlm4vla.rollout.names import CONTROLS, IMAGE_BLANK, IMAGE_OTHER, INSTRUCTION_SWAPPED
 from vlm4vla.types import Benchmark, Env, EpisodeSpec, Image, Observation, StepResult, Vector, refuse
 
 STEP_LIMIT = "step_limit"
@@ -23,17 +24,17 @@ class _Eyes:
         control: str | None = job["control"]
         self._instruction: str = job["instruction"]
         self._fixed: Images | None = None
-        if control == "image-blank":
+        if control == IMAGE_BLANK:
             self._fixed = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in bench.cameras}
-        elif control == "image-other":
+        elif control == IMAGE_OTHER:
             seen = env.reset(EpisodeSpec.from_dict(job["other"])).observation
             assert seen is not None
             self._fixed = seen.images
-        elif control not in (None, "instruction-swapped"):
+        elif control not in (None, INSTRUCTION_SWAPPED):
             raise refuse(
                 f"Unknown control {control!r}",
                 given=control,
-                possible=["null", "image-blank", "image-other", "instruction-swapped"],
+                possible=["null", *CONTROLS],
                 todo="Use one of these.",
             )
 

@@ -2,9 +2,8 @@
 
 from vlm4vla.config import EvalConfig
 from vlm4vla.rollout.batching import ActingPolicy
+from vlm4vla.rollout.names import BUILTINS
 from vlm4vla.types import Benchmark, refuse
-
-BUILTIN = ("builtin:expert", "builtin:do-nothing")
 
 
 def check_policy(config: EvalConfig, policy: ActingPolicy | None, bench: Benchmark) -> None:
@@ -13,11 +12,11 @@ def check_policy(config: EvalConfig, policy: ActingPolicy | None, bench: Benchma
     A server (``policy`` null) is checked by the workers, when they have read its metadata.
     """
     if policy is None:
-        if config.policy not in BUILTIN and not config.policy.startswith(("ws://", "wss://")):
+        if config.policy not in BUILTINS and not config.policy.startswith(("ws://", "wss://")):
             raise refuse(
                 f"The policy {config.policy!r} was not loaded",
                 given=config.policy,
-                possible=["ws://HOST:PORT", *BUILTIN],
+                possible=["ws://HOST:PORT", *BUILTINS],
                 todo="Give one of these, or a policy folder through `vlm4vla eval`.",
             )
         return

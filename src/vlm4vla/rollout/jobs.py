@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlm4vla.config import EvalConfig
+from vlm4vla.rollout.names import CONTROLS, IMAGE_OTHER, INSTRUCTION_SWAPPED
 from vlm4vla.types import Benchmark, EpisodeSpec, refuse
 
-CONTROLS = ("image-blank", "image-other", "instruction-swapped")
 Job = dict[str, Any]
 
 
@@ -32,11 +32,6 @@ def chosen_tasks(tasks: Sequence[str], bench: Benchmark) -> tuple[str, ...]:
 
 def chosen_controls(config: EvalConfig) -> list[str | None]:
     """The controls in the order in which they run: none first, each once."""
-    for control in config.controls:
-        if control is not None and control not in CONTROLS:
-            raise refuse(
-                f"Unknown control {control!r}", given=control, possible=["null", *CONTROLS], todo="Use one of these."
-            )
     if not config.controls:
         raise refuse("No control is listed, so nothing would run", possible=["null", *CONTROLS], todo="List null.")
     plain: list[str | None] = [None] if None in config.controls else []
@@ -72,7 +67,7 @@ def build(config: EvalConfig, bench: Benchmark, uri: str) -> list[Job]:
     """
     tasks = chosen_tasks(config.tasks, bench)
     controls = chosen_controls(config)
-    pairs = swap_pairs(tasks) if "instruction-swapped" in controls else {}
+    pairs = swap_pairs(tasks) if INSTRUCTION_SWAPPED in controls else {}
     return [
         {
             "kind": "rollout",
@@ -80,7 +75,7 @@ def build(config: EvalConfig, bench: Benchmark, uri: str) -> list[Job]:
             "episode": episode.to_dict(),
             "control": control,
             "other": other.to_dict() if other else None,
-            "instruction": bench.instruction(pairs[task]) if control == "instruction-swapped" else episode.instruction,
+            "instruction": bench.instruction(pairs[task]) if control == INSTRUCTION_SWAPPED else episode.instruction,
             "policy": uri,
             "execute": config.execute,
             "video": place < config.videos_per_task,
@@ -96,8 +91,20 @@ def _starts(
     config: EvalConfig, bench: Benchmark, control: str | None, task: str
 ) -> list[tuple[EpisodeSpec, EpisodeSpec | None]]:
     count = config.episodes if control is None else config.control_episodes or config.episodes
-    episodes = bench.episodes(config.split, task, max(count, config.episodes))
-    if control != "image-other":
+    if count > config.episodes:
+        raise refuse(
+            f"control_episodes is {count}, but only {config.episodes} episodes are run without a control",
+            possible=f"1 to {config.episodes}: each episode with a control is compared with the same one without",
+            todo="Lower control_episodes, or raise episodes.",
+        )
+    episodes = bench.episodes(config.split, task, config.episodes)
+    if len(episodes) < config.episodes:
+        raise refuse(
+            f"{config.episodes} {config.split} episodes of {task!r} were asked for, {bench.id} has {len(episodes)}",
+            possible=f"1 to {len(episodes)}",
+            todo="Lower episodes, or leave the task out.",
+        )
+    if control != IMAGE_OTHER:
         return [(episode, None) for episode in episodes[:count]]
     if len(episodes) < 2:
         raise refuse(

@@ -1,55 +1,51 @@
-"""Simulator workers of one benchmark: start them, keep them busy, replace those that die."""
+"""Simulator workers of one benchmark: start them, keep them busy, replace those that die or hang."""
 
+import math
 import os
 import selectors
 import signal
 import subprocess
-from collections import deque
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vlm4vla.bench import install
 from vlm4vla.records import disk_error
-from vlm4vla.rollout.control import BrokenFrame, Channel
-from vlm4vla.types import RunFailed, UserError
+from vlm4vla.rollout.control import PatientChannel
+from vlm4vla.rollout.job_queue import Job, Queue, Ticket
+from vlm4vla.rollout.worker import load
+from vlm4vla.types import RunFailed, UserError, refuse
 
-Job = dict[str, Any]
 Result = dict[str, Any]
 
 TRIES = 3
+START_S = 180.0
+JOB_S = 900.0
 _START_FAILURES = 3  # workers in a row that die before they are ready
 _EXIT_S = 5.0
+_LONGEST_WAIT_S = 3600.0  # of one look; the deadlines of the workers decide
+# The environment has no vlm4vla of its own: the first argument is the folder that has the running one.
+_START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "import runpy; runpy.run_module('vlm4vla.rollout.worker', run_name='__main__')"
+)
 
 
 class WorkerFailed(RunFailed):
     """Workers cannot be started; the message has their last words."""
 
 
-@dataclass
-class _Ticket:
-    """A job and how many workers it was given to."""
-
-    job: Job
-    tries: int = 0
-
-    @property
-    def task(self) -> str:
-        task: str = self.job["episode"]["task"]
-        return task
-
-
 class _Process:
-    """One worker process, its channel, and the job it holds."""
+    """One worker process, its channel, the job it holds, and until when it must be heard of."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, start_s: float) -> None:
         its_read, our_write = os.pipe()
         our_read, its_write = os.pipe()
         theirs = (its_read, its_write)
-        words = [*command, "--read", str(theirs[0]), "--write", str(theirs[1])]
+        words = [*command, "--read", str(theirs[0]), "--write", str(theirs[1]), "--parent", str(os.getpid())]
         try:
             with log.open("ab") as out:
                 self.process = subprocess.Popen(
@@ -59,51 +55,36 @@ class _Process:
                     stderr=out,
                     pass_fds=theirs,
                     cwd=log.parent,  # simulators drop files of their own (MUJOCO_LOG.TXT) where they stand
-                    start_new_session=True,  # Ctrl-C reaches the runner alone; workers end when their channel closes
+                    start_new_session=True,  # Ctrl-C reaches the runner alone, which then ends its workers
                 )
         finally:
             for fd in theirs:
                 os.close(fd)
-        self.channel = Channel(our_read, our_write)
+        self.channel = PatientChannel(our_read, our_write)
         self.ready = False
+        self.deadline = time.monotonic() + start_s  # infinite while it has nothing to do
+        self.silent_s = 0.0  # how long it had said nothing when it was given up, 0 if it ended by itself
         self.task: str | None = None
-        self.ticket: _Ticket | None = None
+        self.ticket: Ticket | None = None
 
     def end(self, at_once: bool) -> int:
         """Close the channel, reap the process, return its exit status; a busy or stubborn one is killed."""
         self.channel.close()
         if at_once:
             self.process.kill()
-        try:
-            return self.process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
+        for _ in range(2):
+            try:
+                return self.process.wait(_EXIT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        return -signal.SIGKILL  # hangs in a device driver: it ends when that lets go of it
 
-
-class _Queue:
-    """Jobs by task: a worker gets a job of the task whose environment it has open, else of the least served task."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._by_task: dict[str, deque[_Ticket]] = {}
-        for job in jobs:
-            self.add(_Ticket(job))
-
-    def __bool__(self) -> bool:
-        return bool(self._by_task)
-
-    def add(self, ticket: _Ticket) -> None:
-        self._by_task.setdefault(ticket.task, deque()).append(ticket)
-
-    def take(self, current: str | None, served: list[str | None]) -> _Ticket:
-        """``served``: the tasks that the other workers have open. Ties go to the longest queue."""
-        task = current
-        if task is None or task not in self._by_task:
-            task = min(self._by_task, key=lambda t: (served.count(t), -len(self._by_task[t])))
-        ticket = self._by_task[task].popleft()
-        if not self._by_task[task]:
-            del self._by_task[task]
-        return ticket
+    def end_text(self) -> str:
+        """How it ended, for people."""
+        if self.silent_s:
+            return f"killed after {self.silent_s:g} s without a sign of life"
+        status = self.process.returncode
+        return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 class WorkerPool:
@@ -111,17 +92,28 @@ class WorkerPool:
 
     ``log`` is the file that receives what the simulators print. ``python`` (tests) replaces the interpreter of the
     benchmark's own environment. ``versions`` and ``bench_id`` are what the first worker reported. A worker that dies
-    (a crash, kill -9) is replaced and its job run again, up to 3 times in all.
+    (a crash, kill -9) is replaced and its job run again, up to 3 times in all. So is one that is not ready ``start_s``
+    seconds after its start, or that says nothing for ``job_s`` seconds while it holds a job (it speaks each time a
+    policy has answered, so a slow policy is no silence). Use it from a thread that lives as long as the pool.
     """
 
     versions: dict[str, str]
     bench_id: str
 
-    def __init__(self, bench: str, workers: int, log: Path, python: Path | None = None) -> None:
+    def __init__(
+        self,
+        bench: str,
+        workers: int,
+        log: Path,
+        python: Path | None = None,
+        start_s: float = START_S,
+        job_s: float = JOB_S,
+    ) -> None:
         assert workers >= 1
         interpreter = install.python_of(bench) if python is None else python
-        self._command = [str(interpreter), "-I", "-m", "vlm4vla.rollout.worker", "--bench", bench]
-        self._count, self._log = workers, log
+        self._command = [str(interpreter), "-I", "-c", _START, str(install.link_folder()), "--bench", bench]
+        self._bench, self._count, self._log = bench, workers, log
+        self._start_s, self._job_s = start_s, job_s
         self._workers: list[_Process] = []
         self._start_failures = 0
         self.versions, self.bench_id = {}, ""
@@ -155,10 +147,10 @@ class WorkerPool:
         """Run every job; yields (job, result or failure) in the order in which they finish.
 
         A failure is ``{"kind": "failure", "id", "error": str, "user": bool}``: an exception inside the job (not tried
-        again: it would happen again), or the death of three workers. Raises WorkerFailed, or UserError when the
-        benchmark cannot be loaded, if workers cannot be started at all.
+        again: it would happen again), or the death or silence of three workers. Raises WorkerFailed, or UserError when
+        the benchmark cannot be loaded, if workers cannot be started at all.
         """
-        queue = _Queue(jobs)
+        queue = Queue(jobs)
         try:
             self._fill()
             while queue or any(w.ticket for w in self._workers):
@@ -178,35 +170,55 @@ class WorkerPool:
                 self._workers.remove(worker)
                 worker.end(at_once=True)
 
-    def _hand_out(self, queue: _Queue) -> None:
+    def _hand_out(self, queue: Queue) -> None:
         for worker in self._workers:
             if queue and worker.ready and worker.ticket is None:
                 ticket = queue.take(worker.task, [w.task for w in self._workers if w is not worker])
                 ticket.tries += 1
                 worker.ticket, worker.task = ticket, ticket.task
+                worker.deadline = time.monotonic() + self._job_s
                 with suppress(BrokenPipeError):  # its death is seen, and dealt with, when we listen
                     worker.channel.send(ticket.job)
 
     def _listen(self) -> list[tuple[_Process, Result | None]]:
-        """Wait for news: (worker, its answer) or (worker, None) for one that died while it held a job."""
-        with selectors.DefaultSelector() as selector:
-            for worker in self._workers:
-                selector.register(worker.channel, selectors.EVENT_READ, worker)
-            ready = [key.data for key, _ in selector.select()]
+        """Wait for news: (worker, its answer) or (worker, None) for one that died or was given up."""
         news: list[tuple[_Process, Result | None]] = []
-        for worker in ready:
+        for worker in self._wait():
             try:
-                message = worker.channel.receive()
-            except (BrokenFrame, ConnectionError):
-                message = None
-            if message is None:
+                messages = worker.channel.receive()
+            except ConnectionError:
                 self._bury(worker)
                 news.append((worker, None))
-            elif not worker.ready:
-                self._greet(worker, message)
-            else:
-                news.append((worker, message))
+                continue
+            worker.deadline = time.monotonic() + (self._job_s if worker.ready else self._start_s)
+            for message in messages:
+                if not worker.ready:
+                    self._greet(worker, message)
+                if message["kind"] in ("result", "failure"):
+                    news.append((worker, message))
+                if message["kind"] != "alive":
+                    worker.deadline = math.inf
+        # After the listening: a consumer that took long must not cost workers that have answered meanwhile.
+        for worker in [w for w in self._workers if w.deadline <= time.monotonic()]:
+            worker.silent_s = self._job_s if worker.ready else self._start_s
+            self._bury(worker)
+            news.append((worker, None))
         return news
+
+    def _wait(self) -> list[_Process]:
+        """Workers from which something can be read, at the latest when a deadline is over; sends what still waits."""
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.channel.read_fd, selectors.EVENT_READ, worker)
+                if worker.channel.write_fd is not None:
+                    selector.register(worker.channel.write_fd, selectors.EVENT_WRITE, worker)
+            patience = min(worker.deadline for worker in self._workers) - time.monotonic()
+            ready = selector.select(max(0.0, min(patience, _LONGEST_WAIT_S)))
+        for key, events in ready:
+            if events & selectors.EVENT_WRITE:
+                with suppress(BrokenPipeError):  # seen when we read
+                    key.data.channel.flush()
+        return [key.data for key, events in ready if events & selectors.EVENT_READ]
 
     def _greet(self, worker: _Process, message: Result) -> None:
         if message["kind"] == "failure":
@@ -216,32 +228,43 @@ class WorkerPool:
         worker.ready, self._start_failures = True, 0
         if not self.versions:
             self.versions, self.bench_id = dict(message["versions"]), message["id"]
+            self._check_id()
+        if message["versions"] != self.versions:
+            raise WorkerFailed(
+                f"Two workers of one run draw or simulate with different things: {self.versions}, then "
+                f"{message['versions']}. Their rows must not be mixed; mend that and run the same command again."
+            )
+
+    def _check_id(self) -> None:
+        """The worker's code and ours must mean the same benchmark: rows are stored under our id."""
+        here = load(self._bench).id
+        if here != self.bench_id:
+            raise refuse(
+                f"The simulator's environment runs {self.bench_id!r}, and this process {here!r}",
+                possible=[here],
+                todo=f"Install the same version of the benchmark's package for {self._command[0]}, or remove it there.",
+            )
 
     def _bury(self, worker: _Process) -> None:
-        """Reap a dead worker and start another in its place."""
+        """Reap a worker that is dead or given up, and start another in its place."""
         self._workers.remove(worker)
-        status = worker.end(at_once=True)
+        worker.end(at_once=True)
         if not worker.ready:
             self._start_failures += 1
             if self._start_failures >= _START_FAILURES:
                 raise WorkerFailed(
-                    f"{_START_FAILURES} workers in a row ended ({_how(status)}) before they were ready. "
+                    f"{_START_FAILURES} workers in a row ended ({worker.end_text()}) before they were ready. "
                     f"The end of the log {self._log}:\n{_tail(self._log)}"
                 )
         self._fill()
 
     def _fill(self) -> None:
         while len(self._workers) < self._count:
-            self._workers.append(_Process(self._command, self._log))
+            self._workers.append(_Process(self._command, self._log, self._start_s))
 
     def _lost(self, job: Job, worker: _Process) -> Result:
-        status = _how(worker.process.returncode)
-        text = f"{TRIES} workers died on this job, the last one: {status}. The log is {self._log}."
+        text = f"{TRIES} workers died on this job, the last one: {worker.end_text()}. The log is {self._log}."
         return {"kind": "failure", "id": job["id"], "error": text, "user": False}
-
-
-def _how(status: int) -> str:
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def _tail(log: Path) -> str:

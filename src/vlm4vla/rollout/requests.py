@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlm4vla.rollout.batching import ActingPolicy
-from vlm4vla.rollout.wire import INSTRUCTION_KEY, STATE_KEY, image_keys
+from vlm4vla.rollout.wire import INSTRUCTION_KEY, SERVER, STATE_KEY, image_keys
 from vlm4vla.types import Image, Observation, UserError, Vector, refuse
 
 _MAX_SIDE = 8192  # pixels; a picture beyond it is a mistake, and resizing it would stall everybody's inference
@@ -20,7 +20,7 @@ def package_version() -> str:
         return "unknown"
 
 
-def metadata(policy: ActingPolicy, batch: int) -> dict[str, Any]:
+def metadata(policy: ActingPolicy, batch: int, tokens: int) -> dict[str, Any]:
     """The map of ``wire``'s docstring: what this server is, expects and answers."""
     keys = image_keys(policy.cameras)
     shape = [policy.image_size, policy.image_size, 3]
@@ -29,10 +29,11 @@ def metadata(policy: ActingPolicy, batch: int) -> dict[str, Any]:
         names = list(policy.state_names)
         state = {"key": STATE_KEY, "shape": [len(names)], "dtype": "float32", "names": names}
     return {
-        "server": "vlm4vla",
+        "server": SERVER,
         "version": package_version(),
         "digest": policy.digest,
         "batch": batch,
+        "tokens": tokens,
         "chunk": policy.chunk,
         "action_spec": policy.action_spec.to_dict(),
         "observation": {

@@ -5,34 +5,33 @@
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import torch
 
-from vlm4vla import config as configs
 from vlm4vla import records, registry
 from vlm4vla.config import EvalConfig
 from vlm4vla.records import EpisodeRow, RunRecord
-from vlm4vla.rollout import jobs
+from vlm4vla.rollout import attempt, jobs
 from vlm4vla.rollout.batching import ActingPolicy
-from vlm4vla.rollout.fit import BUILTIN, check_policy
+from vlm4vla.rollout.fit import check_policy
 from vlm4vla.rollout.jobs import Job
+from vlm4vla.rollout.names import BUILTINS, INSTRUCTION_SWAPPED
 from vlm4vla.rollout.pool import WorkerPool
 from vlm4vla.rollout.progress import Bar
 from vlm4vla.rollout.server import PolicyServer
 from vlm4vla.rollout.video import write_mp4
-from vlm4vla.rollout.wire import PolicyClient
+from vlm4vla.rollout.wire import PolicyClient, is_ours
 from vlm4vla.types import Benchmark, RunFailed, UserError, refuse
 
 LOG = "workers.log"
-_NOT_IDENTITY = {"workers", "videos_per_task", "out"}  # settings that cannot change a row
 _PACKAGES = ("vlm4vla", "torch", "transformers", "numpy", "websockets", "msgpack", "av")
 _CONNECT_S = 30.0
+_GIVE_UP = 3  # failures of simulators, workers or the server (not the policy's) in a row
 _PATIENCE = 1.0  # workers are in step with each other: waiting for them fills the batches (rows stay the same)
 
 
@@ -60,31 +59,34 @@ def evaluate(
 ) -> RunRecord:
     """Run every episode of ``config`` that has no row yet; returns the finished record.
 
-    ``policy`` null: ``config.policy`` is ws://HOST:PORT of a running server, or one of ``fit.BUILTIN``. ``progress``
+    ``policy`` null: ``config.policy`` is ws://HOST:PORT of a running server, or one of ``names.BUILTINS``. ``progress``
     shows a bar on stderr. ``pool_factory`` (tests) replaces the simulator workers. Raises UserError for a policy or an
     ``out`` that does not fit and for a user's mistake that a worker met, EpisodesFailed when workers failed for good.
     """
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
+    # Mistakes are told, and a server that is not there is missed, before a folder is made.
     check_policy(config, policy, bench)
+    every = jobs.build(config, bench, uri=config.policy)
+    new = attempt.draft("eval", config, bench.id, {"policy": _policy_digest(config, policy)}, _PACKAGES)
     with records.locked(config.out):
-        return _evaluate(config, policy, bench, progress, pool_factory)
+        return _evaluate(config, policy, bench, every, new, progress, pool_factory)
 
 
 def _evaluate(
     config: EvalConfig,
     policy: ActingPolicy | None,
     bench: Benchmark,
+    every: list[Job],
+    new: RunRecord,
     progress: bool,
     pool_factory: PoolFactory | None,
 ) -> RunRecord:
-    record = _record(config, bench, _policy_digest(config, policy))
-    record = _earlier(config.out, record) or record
+    _refuse_orphans(config.out)
+    tokens = max(policy.count_tokens(text) for text in {job["instruction"] for job in every}) if policy else None
+    new = new.model_copy(update={"facts": new.facts | _facts(config, bench, tokens)})
+    record = attempt.begin(config.out, new)
     if record.finished is not None:
         return record
-    every = jobs.build(config, bench, uri=config.policy)
-    tokens = max(policy.count_tokens(text) for text in {job["instruction"] for job in every}) if policy else None
-    record = record.model_copy(update={"facts": _facts(config, bench, tokens)})
-    records.write_one(config.out / "run.json", record)
     done = records.read_all(config.out / "rows.jsonl", EpisodeRow)
     keys = {row.key for row in done}
     todo = [job for job in every if _key(job) not in keys]
@@ -105,40 +107,33 @@ def _evaluate(
 def _collect(
     config: EvalConfig, bench: Benchmark, record: RunRecord, pool: Pool, todo: list[Job], bar: Bar
 ) -> RunRecord:
-    """Rows and videos of all jobs as they come in; the record with the simulator's versions."""
+    """Rows and videos of all jobs as they come in; the record with the simulator's versions.
+
+    Ends after ``_GIVE_UP`` failures in a row: whatever is broken then, the other jobs will meet it too.
+    """
     failures: list[str] = []
+    in_a_row = 0
     for job, result in pool.run(todo):
         if result["kind"] == "failure":
             if result["user"]:
                 raise UserError(result["error"])
             failures.append(f"{job['id']}: {result['error']}")
+            in_a_row += 1
+            if in_a_row == _GIVE_UP:
+                break
             continue
-        record = _with_versions(config.out, record, pool.versions)
+        in_a_row = 0
+        record = attempt.with_versions(config.out, record, pool.versions)
         video = _write_video(config.out, job, result, bench.action_spec.control_hz)  # before the row that names it
         row = _row(config, bench.id, record.run, job, result, video)
         records.append(config.out / "rows.jsonl", row)
         bar.add(row)
     if failures:
+        stopped = f" The run stopped after {_GIVE_UP} such failures in a row." if in_a_row == _GIVE_UP else ""
         raise EpisodesFailed(
-            f"{len(failures)} of {len(todo)} episodes could not be run; they are not counted as the policy's failures. "
-            f"The first: {failures[0]}. The others are stored: run the same command again to try these once more "
-            f"(the workers' log is {config.out / LOG})."
-        )
-    return record
-
-
-def _with_versions(out: Path, record: RunRecord, versions: Mapping[str, str]) -> RunRecord:
-    """Stores the simulator's versions before the first row; refuses to mix rows of two simulators in one run."""
-    if not record.versions:
-        record = record.model_copy(update={"versions": dict(versions)})
-        records.write_one(out / "run.json", record)
-    changed = configs.diff(record.versions, versions)
-    if changed:
-        told = "; ".join(f"{name}: {old} then, {new} now" for name, (old, new) in changed.items())
-        raise refuse(
-            f"The simulator is not the one that made the rows in {out} ({told})",
-            possible="the versions of the first attempt",
-            todo="Install those again, or choose another --out and run everything with these.",
+            f"{len(failures)} of {len(todo)} episodes could not be run; they are not counted as the policy's failures."
+            f"{stopped} The first: {failures[0]}. The rows so far are stored: run the same command again to try the "
+            f"others once more (the workers' log is {config.out / LOG})."
         )
     return record
 
@@ -187,70 +182,33 @@ def _finish(
         "rows_of_earlier_attempts": resumed,
         "episodes_wall_s": round(sum(row.wall_s for row in rows), 3),
     }
-    record = record.model_copy(update={"facts": facts, "finished": _now(), "wall_s": round(wall_s, 3)})
+    record = record.model_copy(update={"facts": facts, "finished": attempt.now(), "wall_s": round(wall_s, 3)})
     records.write_one(out / "run.json", record)
     return record
 
 
-def _record(config: EvalConfig, bench: Benchmark, policy_digest: str) -> RunRecord:
-    """The record as it is at the start. Its hash covers what could change a row: weights, the benchmark's version."""
-    identity = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY}
-    identity |= {"policy": policy_digest, "benchmark": bench.id}
-    identity_hash = configs.digest(identity)
-    commit, dirty = records.source_state()
-    return RunRecord(
-        run=f"eval-{identity_hash}",
-        kind="eval",
-        config=configs.to_dict(config),
-        config_hash=identity_hash,
-        commit=commit,
-        dirty=dirty,
-        packages=records.package_versions(_PACKAGES),
-        hardware=records.hardware(),
-        seed=config.seed,
-        inputs={"policy": policy_digest},
-        started=_now(),
-    )
-
-
-def _earlier(out: Path, record: RunRecord) -> RunRecord | None:
-    """The record of an earlier attempt at the same run, if there was one; refuses a folder of another run."""
-    if not (out / "run.json").is_file():
-        if (out / "rows.jsonl").is_file():
-            raise refuse(
-                f"{out} holds rows but no run.json, so nobody knows what made them",
-                possible="an empty folder, or the folder of this same run",
-                todo="Choose another --out.",
-            )
-        return None
-    earlier = records.read_one(out / "run.json", RunRecord)
-    if earlier.config_hash == record.config_hash:
-        return earlier
-    mine = record.config | {"policy": record.inputs["policy"]}
-    theirs = earlier.config | {"policy": earlier.inputs["policy"]} if "policy" in earlier.inputs else earlier.config
-    changed = {k: v for k, v in configs.diff(theirs, mine).items() if k not in _NOT_IDENTITY}
-    told = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items())
-    raise refuse(
-        f"{out} holds rows of another run ({told})",
-        possible="an empty folder, or the settings of that run",
-        todo="Choose another --out; rows of two runs are never mixed.",
-    )
+def _refuse_orphans(out: Path) -> None:
+    if (out / "rows.jsonl").is_file() and not (out / "run.json").is_file():
+        raise refuse(
+            f"{out} holds rows but no run.json, so nobody knows what made them",
+            possible="an empty folder, or the folder of this same run",
+            todo="Choose another --out.",
+        )
 
 
 def _policy_digest(config: EvalConfig, policy: ActingPolicy | None) -> str:
     """What identifies the policy: the digest of its weights, or the address where a server declares none."""
     if policy is not None:
         return policy.digest
-    if config.policy in BUILTIN:
+    if config.policy in BUILTINS:
         return config.policy
     with PolicyClient(config.policy, _CONNECT_S) as client:  # also says early that nobody is there
-        declared = client.metadata.get("digest")
-    return declared if isinstance(declared, str) else config.policy
+        return str(client.metadata["digest"]) if is_ours(client.metadata) else config.policy
 
 
 def _facts(config: EvalConfig, bench: Benchmark, tokens: int | None) -> dict[str, Any]:
     tasks = jobs.chosen_tasks(config.tasks, bench)
-    swapped = "instruction-swapped" in config.controls
+    swapped = INSTRUCTION_SWAPPED in config.controls
     return {
         "benchmark": bench.id,
         "step_limit": bench.step_limit,
@@ -278,7 +236,3 @@ def _torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from vlm4vla.rollout import harness, wire
-from vlm4vla.rollout.batching import ActingPolicy, Batcher, Precision, outcome
+from vlm4vla.rollout.batching import ActingPolicy, Batcher, Precision, outcome, usual_tokens
 from vlm4vla.rollout.requests import metadata, parse
 from vlm4vla.types import UserError, refuse
 
@@ -33,10 +34,10 @@ logger = logging.getLogger(__name__)
 class PolicyServer:
     """Serves ``policy`` while the ``with`` block runs; ready (warm) when the block is entered.
 
-    Every computation has exactly ``batch`` observations of exactly ``tokens`` tokens (None: as long as the longest).
-    ``patience``: how long a batch that is not full waits for other clients, see :mod:`vlm4vla.rollout.batching`.
-    ``port`` 0 takes a free one; ``uri`` says which. Entering raises UserError for a port that cannot be had, and
-    whatever the policy raises when it is warmed up.
+    Every computation has exactly ``batch`` observations of exactly ``tokens`` tokens (None: ``usual_tokens``); a longer
+    prompt is refused. ``patience``: how long a batch that is not full waits for other clients, see
+    :mod:`vlm4vla.rollout.batching`. ``port`` 0 takes a free one; ``uri`` says which. Entering raises UserError for a
+    port that cannot be had, and whatever the policy raises when it is warmed up.
     """
 
     def __init__(
@@ -52,39 +53,52 @@ class PolicyServer:
         ping_interval: float = 20.0,
         ping_timeout: float = 60.0,
     ) -> None:
-        self._policy, self._batch, self._tokens = policy, batch, tokens
+        self.tokens = usual_tokens(policy) if tokens is None else tokens
+        self._policy, self._batch = policy, batch
         self._precision, self._patience = precision, patience
         self._host, self._port = host, port
         self._pings = (ping_interval, ping_timeout)
-        self._first_frame = wire.pack(metadata(policy, batch))
+        self._first_frame = wire.pack(metadata(policy, batch, self.tokens))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy-server")
         self._running: Future[None] | None = None
         self._started = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._stop = asyncio.Event()
         self._batcher: Batcher | None = None
         self._ready = False
         self.uri = ""
 
     def __enter__(self) -> "PolicyServer":
-        self._running = self._thread.submit(asyncio.run, self._serve())
-        self._running.add_done_callback(lambda _: self._started.set())
-        self._started.wait()
+        self._loop = loop = asyncio.new_event_loop()  # made here: it can be told to stop from the first moment on
+        try:
+            self._running = self._thread.submit(self._run, loop)
+            self._running.add_done_callback(lambda _: self._started.set())
+            self._started.wait()
+        except BaseException:  # Ctrl-C while the policy warms up: __exit__ is not called then
+            self._end()
+            raise
         if self._running.done():
             self._thread.shutdown()
             self._running.result()  # raises what went wrong
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._running is not None and self._loop is not None and self._stop is not None
-        if not self._running.done():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.shutdown()
+        assert self._running is not None
+        self._end()
         self._running.result()
 
+    def _end(self) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop is closed: it ended by itself
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.shutdown()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._serve())
+
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._batcher = Batcher(self._policy, self._batch, self._tokens, self._precision, self._patience)
+        self._batcher = Batcher(self._policy, self._batch, self.tokens, self._precision, self._patience)
         try:
             async with await self._listen() as server:
                 await self._batcher.warm_up()
@@ -172,7 +186,10 @@ def serve_forever(
     announce: Callable[[str], None],
     precision: Precision = "fp32",
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; ``announce`` is called once with the address. For the main thread."""
+    """Serve until Ctrl-C or SIGTERM. For the main thread.
+
+    ``announce`` is called twice when requests can come: with the address, and with a sentence on the fixed shape.
+    """
     stop = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -182,6 +199,7 @@ def serve_forever(
     try:
         with PolicyServer(policy, batch, tokens, host, port, precision=precision) as server:
             announce(server.uri)
+            announce(f"Every batch has {batch} observations of {server.tokens} tokens; longer prompts are refused.")
             stop.wait()
     finally:
         for number, handler in before.items():

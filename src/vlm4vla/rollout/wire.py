@@ -7,7 +7,7 @@ websockets only, so that every simulator's environment can import it.
 
 What the server says first (the metadata of our own servers; other servers may say anything, or nothing of use)::
 
-    {"server": "vlm4vla", "version": str, "digest": str, "batch": int,
+    {"server": "vlm4vla", "version": str, "digest": str, "batch": int, "tokens": int,
      "chunk": H, "action_spec": ActionSpec.to_dict(),
      "observation": {
          "images": {camera: {"key": "observation/image", "shape": [height, width, 3], "dtype": "uint8"}, ...},
@@ -29,11 +29,13 @@ import numpy as np
 import websockets.exceptions
 from websockets.sync.client import connect
 
-from vlm4vla.types import refuse
+from vlm4vla.types import UserError, refuse
 
 MAX_FRAME_BYTES = 64 * 2**20
 """Largest frame either side accepts: some 30 pictures of 800 x 800, far above any observation seen so far."""
 
+SERVER = "vlm4vla"
+"""What a server of ours calls itself in its metadata."""
 INSTRUCTION_KEY = "prompt"
 STATE_KEY = "observation/state"
 
@@ -44,6 +46,11 @@ _MAX_EXTENT = 2**31
 
 class ServerError(RuntimeError):
     """The policy server answered with a text frame: its message, which the sender's mistake usually caused."""
+
+
+def is_ours(metadata: Mapping[str, Any]) -> bool:
+    """Whether the metadata are those of a server of this package: only then do its keys mean what they mean here."""
+    return "server" in metadata and metadata["server"] == SERVER
 
 
 def image_keys(cameras: Sequence[str]) -> dict[str, str]:
@@ -109,7 +116,8 @@ class PolicyClient:
     """One blocking connection to a policy server that speaks openpi's protocol.
 
     The server speaks first: its metadata map is in ``metadata`` as soon as the constructor returns. ``timeout`` is in
-    seconds and holds for connecting and for each reply. No proxy is used for this machine's own addresses.
+    seconds and holds for connecting and for each reply. No proxy is used for this machine's own addresses. Raises
+    UserError when nobody answers there, or somebody who does not speak openpi's protocol.
     """
 
     metadata: dict[str, Any]
@@ -139,6 +147,14 @@ class PolicyClient:
             ) from error
         try:
             self.metadata = self._receive()
+        except (TimeoutError, ConnectionError, ServerError, UserError) as error:
+            self.close()
+            raise refuse(
+                f"The server at {uri!r} does not speak openpi's protocol, in which the server's metadata come first: "
+                f"{error}",
+                possible="ws://HOST:PORT of a server of vlm4vla or openpi",
+                todo="Check the address and its path, or start one (`vlm4vla serve POLICY`).",
+            ) from error
         except BaseException:
             self.close()
             raise

@@ -1,35 +1,56 @@
 """A simulator worker: one process, one live environment, one job at a time, until its channel closes.
 
-Started by ``pool.py`` as ``python -I -m vlm4vla.rollout.worker --bench NAME --read FD --write FD`` in the simulator's
-environment. It says ``{"kind": "ready", "id", "versions"}`` first, then answers each job (kinds: rollout, demo, frame,
-replay; see ``episodes.py``) with ``{"kind": "result", "id", ...}`` or ``{"kind": "failure", "id", "error", "user"}``.
-Its stdout and stderr belong to the simulator.
+Started by ``pool.py`` with ``--bench NAME --read FD --write FD --parent PID`` in the simulator's environment. It says
+``{"kind": "ready", "id", "versions"}`` first, then answers each job (kinds: rollout, demo, frame, replay; see
+``episodes.py``) with ``{"kind": "result", "id", ...}`` or ``{"kind": "failure", "id", "error", "user"}``. In between it
+may say ``{"kind": "alive"}``. Its stdout and stderr belong to the simulator.
 """
 
 import argparse
 import importlib.util
 import os
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlm4vla import registry
+from vlm4vla.processes import die_with_parent
 from vlm4vla.rollout import episodes
-from vlm4vla.rollout.asking import BUILTIN, REPLY_TIMEOUT_S, Chooser, Expert, Idle, Server, check_spec
+from vlm4vla.rollout.asking import REPLY_TIMEOUT_S, Chooser, Chunk, Expert, Idle, Server, check_spec
 from vlm4vla.rollout.control import Channel
+from vlm4vla.rollout.names import BUILTIN, BUILTINS, DO_NOTHING, EXPERT
 from vlm4vla.rollout.wire import PolicyClient
-from vlm4vla.types import Benchmark, Env, UserError, refuse
+from vlm4vla.types import Benchmark, Env, EpisodeSpec, Observation, UserError, refuse
 
-BUILTINS = (f"{BUILTIN}expert", f"{BUILTIN}do-nothing")
 KINDS = ("rollout", "demo", "frame", "replay")
+_ALIVE_S = 5.0
+
+
+class _Reporting:
+    """A chooser that says after its answers that the worker lives: an episode with a slow policy may take hours."""
+
+    def __init__(self, chooser: Chooser, say: Callable[[dict[str, Any]], None]) -> None:
+        self._chooser, self._say, self.looks = chooser, say, chooser.looks
+        self._said = time.monotonic()
+
+    def reset(self, episode: EpisodeSpec) -> None:
+        self._chooser.reset(episode)
+
+    def ask(self, observation: Observation | None) -> Chunk:
+        chunk = self._chooser.ask(observation)
+        if time.monotonic() - self._said >= _ALIVE_S:
+            self._say({"kind": "alive"})
+            self._said = time.monotonic()
+        return chunk
 
 
 class Worker:
     """Keeps the environment of the current task and the connection to the policy between jobs."""
 
-    def __init__(self, bench: Benchmark) -> None:
-        self._bench = bench
+    def __init__(self, bench: Benchmark, say: Callable[[dict[str, Any]], None]) -> None:
+        self._bench, self._say = bench, say
         self._env: Env | None = None
         self._task: str | None = None
         self._client: PolicyClient | None = None
@@ -56,7 +77,7 @@ class Worker:
             raise refuse(f"Unknown job {kind!r}", given=kind, possible=KINDS, todo="Send one of these.")
         env = self._open(job["episode"]["task"])
         if kind == "rollout":
-            return episodes.rollout(job, self._bench, env, self._chooser(job, env))
+            return episodes.rollout(job, self._bench, env, _Reporting(self._chooser(job, env), self._say))
         if kind == "demo":
             return episodes.demo(job, self._bench, env)
         if kind == "frame":
@@ -72,9 +93,9 @@ class Worker:
 
     def _chooser(self, job: Mapping[str, Any], env: Env) -> Chooser:
         policy: str = job["policy"]
-        if policy == BUILTINS[0]:
+        if policy == EXPERT:
             return Expert(self._bench, env)
-        if policy == BUILTINS[1]:
+        if policy == DO_NOTHING:
             return Idle(self._bench.do_nothing())
         if policy.startswith(BUILTIN):
             raise refuse(f"Unknown policy {policy!r}", given=policy, possible=BUILTINS, todo="Use one of these.")
@@ -117,7 +138,9 @@ def main() -> int:
     parser.add_argument("--bench", required=True)
     parser.add_argument("--read", type=int, required=True)
     parser.add_argument("--write", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
+    die_with_parent(options.parent)
     channel = Channel(options.read, options.write)
     try:
         bench = load(options.bench)
@@ -128,7 +151,7 @@ def main() -> int:
         text = str(error) if user else f"{type(error).__name__}: {error}"
         channel.send({"kind": "failure", "id": None, "error": text, "user": user})
         return 1
-    worker = Worker(bench)
+    worker = Worker(bench, channel.send)
     try:
         channel.send({"kind": "ready", "id": bench.id, "versions": versions})
         while (job := channel.receive()) is not None:

@@ -22,6 +22,11 @@ RECORDED = {
 """Recorded facts that must be equal, each with the settings that it follows from."""
 
 
+NOTES = {"may-differ": "native to the model", "declared": "cannot be equalised"}
+PRETRAINING = {"scratch": "none: random weights", "pretrained": "as published with the checkpoint"}
+"""What cannot be equalised is declared."""
+
+
 def audit(study: StudyConfig, runs: Mapping[str, RunRecord]) -> dict[str, Any]:
     """Rows of the audit table; ``runs`` (row name -> training record) may be empty before anything has run."""
     settings = {
@@ -38,8 +43,10 @@ def audit(study: StudyConfig, runs: Mapping[str, RunRecord]) -> dict[str, Any]:
             rows.append(_row(study, f"recorded.{fact}", values, kind, follows))
     for name, values in _inputs(runs).items():
         rows.append(_row(study, f"recorded.{name}", values))
-    for arm in study.arms:
-        rows.append(_declared(arm, study))
+    backbones = {name: flat["policy.backbone.init"] for name, flat in settings.items()}
+    rows.append(
+        _row(study, "pretraining data", {name: PRETRAINING[init] for name, init in backbones.items()}, "declared")
+    )
     faults = [row["setting"] for row in rows if row["differs"] and not row["allowed"]]
     return {"factor": study.factor, "rows": rows, "ok": not faults, "faults": faults}
 
@@ -58,7 +65,7 @@ def _row(
     differs = len({repr(value) for value in values.values()}) > 1
     named = any(k == n or k.startswith(f"{n}.") for k in (key, *follows) for n in study.may_differ)
     allowed = kind != "must-equal" or named
-    reason = study.factor if differs and named else "native to the model" if kind == "may-differ" else None
+    reason = study.factor if differs and named else NOTES.get(kind)
     return {"setting": key, "class": kind, "values": values, "differs": differs, "allowed": allowed, "reason": reason}
 
 
@@ -71,16 +78,3 @@ def _inputs(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Any]]:
     found["commit"] = {arm: record.commit for arm, record in runs.items()}
     found["cpu"] = {arm: record.hardware["cpu"] for arm, record in runs.items()}
     return found
-
-
-def _declared(arm: str, study: StudyConfig) -> dict[str, Any]:
-    backbone = cells.recipe(study, arm).policy.backbone
-    sentence = "none: random weights" if backbone.init == "scratch" else "as published with the checkpoint"
-    return {
-        "setting": f"pretraining data of {arm}",
-        "class": "declared",
-        "values": {arm: sentence},
-        "differs": False,
-        "allowed": True,
-        "reason": None,
-    }

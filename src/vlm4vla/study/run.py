@@ -4,15 +4,14 @@ Each stage is one command of its own process (memory is freed, a crash is contai
 by hand); every stage goes on where a kill stopped it, and a finished one costs nothing.
 """
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from vlm4vla import config as configs
 from vlm4vla import records, registry
 from vlm4vla.config import Config, EvalConfig, StudyConfig
+from vlm4vla.processes import die_with_parent
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.report.build import build
 from vlm4vla.report.sentences import row_name
@@ -236,12 +236,9 @@ def estimate(config: StudyConfig) -> dict[str, Any]:
 
 def _run(command: list[str], stdout: int) -> tuple[int, str]:
     """Status and output of a child that does not outlive this process, however that ends (two writers would meet)."""
-
-    def die_with_parent() -> None:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
+    start = partial(die_with_parent, os.getpid())
     # preexec_fn is safe here: this process has no other threads.
-    with subprocess.Popen(command, stdout=stdout, text=True, preexec_fn=die_with_parent) as child:
+    with subprocess.Popen(command, stdout=stdout, text=True, preexec_fn=start) as child:
         text, _ = child.communicate()
     return child.returncode, text or ""
 

@@ -1,18 +1,23 @@
-"""The MetaWorld v3 benchmark: protocol constants and start lists. Needs numpy only; the simulator loads in ``make``.
+"""The MetaWorld v3 benchmark and its start lists. Needs numpy only; the simulator loads in ``make``.
 
 Whatever a score depends on (camera, picture size, render flags, step limit, success and gripper rule, markers, starts)
-is fixed by ``id``: change any of it and the id changes. README.md gives the reasons and the measurements.
+is fixed by ``id``: change any of it and the id changes (protocol.py). README.md gives the reasons and the measurements.
 """
 
 import platform
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vlm4vla.bench.metaworld.tasks import INSTRUCTIONS
+from vlm4vla.bench.metaworld import protocol
+from vlm4vla.bench.metaworld.protocol import ID
+from vlm4vla.bench.metaworld.tasks import INSTRUCTIONS, MARKERS
 from vlm4vla.types import (
     SPLITS,
     ActionSpec,
@@ -25,11 +30,6 @@ from vlm4vla.types import (
     Vector,
     refuse,
 )
-
-ID = "metaworld-v1"
-PICTURE = 96
-CONTROL_HZ = 80.0  # 5 physics steps of 2.5 ms
-_SEED_ENTROPY = 0x6D657461  # any constant; part of the version
 
 _UNIT = "MetaWorld unit (1 = 0.01 m of the hand's target)"
 
@@ -44,12 +44,12 @@ class Benchmark:
             Dimension("gripper", "+1 open, -1 close", "gripper", "gripper", -1.0, 1.0),
         ),
         rotation="none",
-        control_hz=CONTROL_HZ,
+        control_hz=protocol.CONTROL_HZ,
     )
-    cameras = (CameraSpec("corner2", PICTURE, PICTURE),)
+    cameras = (CameraSpec(protocol.CAMERA, protocol.PICTURE, protocol.PICTURE),)
     state_names = ("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening")
-    step_limit = 250
-    success_rule = 'MetaWorld\'s own info["success"] is true after any step up to the step limit'
+    step_limit = protocol.STEP_LIMIT
+    success_rule = protocol.SUCCESS_RULE
 
     def tasks(self) -> tuple[str, ...]:
         return tuple(sorted(INSTRUCTIONS))
@@ -106,8 +106,32 @@ def start_seed(split: Split, task: str, index: int) -> int:
     tasks are added.
     """
     key = (SPLITS.index(split), zlib.crc32(task.encode()), index)
-    words = np.random.SeedSequence(_SEED_ENTROPY, spawn_key=key).generate_state(1, np.uint64)
+    words = np.random.SeedSequence(protocol.SEED_ENTROPY, spawn_key=key).generate_state(1, np.uint64)
     return int(words[0]) >> 11
+
+
+def decides_scores() -> dict[str, Any]:
+    """Everything that a score depends on, as plain data; ``protocol.DIGEST`` is the digest of it."""
+    constants = {
+        name: value for name, value in vars(protocol).items() if name.isupper() and name not in ("ID", "DIGEST")
+    }
+    pins = (Path(__file__).parent / "requirements.txt").read_text().split()
+    return {
+        "id": ID,
+        "constants": constants,
+        "action_spec": Benchmark.action_spec.to_dict(),
+        "cameras": [asdict(camera) for camera in Benchmark.cameras],
+        "step_limit": Benchmark.step_limit,
+        "success_rule": Benchmark.success_rule,
+        "state_names": Benchmark.state_names,
+        "do_nothing": Benchmark().do_nothing().tolist(),
+        "instructions": INSTRUCTIONS,
+        "markers": MARKERS,
+        "first_seeds": [
+            start_seed(split, task, i) for split in SPLITS for task in sorted(INSTRUCTIONS) for i in (0, 1)
+        ],
+        "simulator": [pin for pin in pins if pin.startswith(("metaworld==", "mujoco=="))],
+    }
 
 
 def _known(task: str) -> str:

@@ -5,27 +5,15 @@ an OpenGL context costs 0.25 s, so this one draws any model of the same task.
 """
 
 import importlib
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlm4vla.bench.metaworld import backend
+from vlm4vla.bench.metaworld.protocol import MULTISAMPLES, RENDER_FLAGS_OFF
 from vlm4vla.types import Image, refuse
 
-
-def _choose_backend() -> str:
-    """MUJOCO_GL if the user set it, EGL on a machine with an NVIDIA device, else software rendering with OSMesa."""
-    backend = os.environ.get("MUJOCO_GL", "")
-    if not backend:
-        backend = "egl" if any(Path("/dev").glob("nvidia[0-9]*")) else "osmesa"
-        os.environ["MUJOCO_GL"] = backend
-    if backend == "osmesa":
-        os.environ["PYOPENGL_PLATFORM"] = "osmesa"
-    return backend
-
-
-BACKEND = _choose_backend()
+BACKEND = backend.choose()
 
 
 def _missing(error: Exception) -> Exception:
@@ -40,7 +28,8 @@ try:
     import mujoco
 except ModuleNotFoundError:
     raise
-except (ImportError, AttributeError, OSError) as _error:  # PyOpenGL's ways to say that the library is not there
+except (ImportError, AttributeError, OSError, RuntimeError) as _error:
+    # PyOpenGL's ways to say that the library is not there, and mujoco's for a MUJOCO_GL that it does not know
     raise _missing(_error) from _error
 
 
@@ -66,15 +55,15 @@ class PictureMaker:
     """Draws one fixed camera of one task's models. At most one may live in a process (see sim.py)."""
 
     def __init__(self, model: Any, camera: str, height: int, width: int) -> None:
-        """``model`` decides the buffers (no multisampling here, whatever it says) and which meshes are uploaded."""
-        model.vis.quality.offsamples = 0
+        """``model`` decides the buffers (but not the multisampling) and which meshes are uploaded."""
+        model.vis.quality.offsamples = MULTISAMPLES
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         self._gl = _context(width, height)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._scene.flags[flag] = 0
+        for name in RENDER_FLAGS_OFF:
+            self._scene.flags[getattr(mujoco.mjtRndFlag, name)] = 0
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED

@@ -6,22 +6,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlm4vla.bench.metaworld.protocol import (
+    CAMERA_FIELD_OF_VIEW,
+    CAMERA_POSITION,
+    CAMERA_QUATERNION,
+    CLOSE,
+    OPEN,
+)
 from vlm4vla.bench.metaworld.render import PictureMaker  # first: it sets the OpenGL backend before mujoco loads
 from vlm4vla.bench.metaworld.tasks import MARKERS
 from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
 
 import mujoco  # isort: skip
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
-
-# MetaWorld's corner2, moved closer, turned to the middle of the tasks and zoomed: every position that hand or objects
-# take in the expert's episodes of all 50 tasks lies within the picture, with a margin (README, "Camera").
-CAMERA_POSITION = (0.75, 0.075, 0.7)
-CAMERA_QUATERNION = (-0.3704, 0.1970, -0.4440, 0.7917)
-CAMERA_FIELD_OF_VIEW = 42.0  # degrees, vertical
-OPEN, CLOSE = -1.0, 0.5
-"""MetaWorld's gripper effort for the house's +1 and -1. Its sense is the opposite, and full closing force (1.0)
-squeezes the things of several tasks out of the fingers: README.md, "Gripper", has the measured success of other pairs.
-"""
 
 _live: list["SawyerEnv"] = []  # at most one
 

@@ -116,11 +116,14 @@ class Writer:
         write_atomic(self._staging / f"{key}.parquet", _parquet([table]))
 
     def finish(self, keys: Sequence[str] | None = None) -> None:
-        """Join the staged episodes (all, or those of ``keys``; in sorted order) and remove the staging folder."""
+        """Join the staged episodes (all, or those of ``keys``; in sorted order) and remove the staging folder.
+
+        On a finished data set it removes what a kill during the removal left behind, and nothing else.
+        """
+        work = self.root / ".assembly"
         if not self.finished:
             chosen = sorted(self.staged() if keys is None else keys)
             assert chosen, "a data set without episodes"
-            work = self.root / ".assembly"
             try:
                 shutil.rmtree(work, ignore_errors=True)
                 _Assembly(work, self._staging, self._features, self._section, self._spec.control_hz).write(chosen)
@@ -129,8 +132,8 @@ class Writer:
                 (work / "meta").rename(self.root / "meta")
             except OSError as error:
                 raise disk_error(self.root, error) from error
-            work.rmdir()
-        shutil.rmtree(self._staging, ignore_errors=True)
+        for leftover in (work, self._staging):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 class _Assembly:

@@ -17,9 +17,9 @@ VERBS = (
     "fold pour wipe drop hold release tap knock shift take get bring stick shove"
 ).split()
 NOUNS = (
-    "drawer window faucet door handle button lever peg puck block ball basket nail hammer ring hole plate bowl cup mug "
-    "soup can box bin shelf dial nut coffee machine wall goal net stick hook side slot switch lightbulb led light table "
-    "slider stove pot pan moka microwave cabinet tray caddy book towel cloth spoon fork knife carrot eggplant cube "
+    "drawer window faucet door handle button lever peg puck block ball basket nail hammer ring hole plate bowl cup "
+    "mug soup can box bin shelf dial nut coffee machine wall goal net stick hook side slot switch lightbulb led light "
+    "table slider stove pot pan moka microwave cabinet tray caddy book towel cloth spoon fork knife carrot eggplant cube "
     "sauce tomato ketchup butter milk juice pudding cheese cream yellow red green blue pink black white purple orange "
     "brown wooden small large big target marker position point tap lid cap bottle object gripper arm robot thing"
 ).split()
@@ -44,7 +44,7 @@ def corpus() -> list[str]:
 
 
 def main() -> None:
-    # One word with its leading space, or a run of digits, punctuation or white space, is a unit that merges stay within.
+    # Merges stay within one word with its leading space, a digit, or a run of punctuation or white space.
     split = Regex(r" ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]+|\s+")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

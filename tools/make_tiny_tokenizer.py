@@ -19,9 +19,9 @@ VERBS = (
 NOUNS = (
     "drawer window faucet door handle button lever peg puck block ball basket nail hammer ring hole plate bowl cup "
     "mug soup can box bin shelf dial nut coffee machine wall goal net stick hook side slot switch lightbulb led light "
-    "table slider stove pot pan moka microwave cabinet tray caddy book towel cloth spoon fork knife carrot eggplant cube "
-    "sauce tomato ketchup butter milk juice pudding cheese cream yellow red green blue pink black white purple orange "
-    "brown wooden small large big target marker position point tap lid cap bottle object gripper arm robot thing"
+    "table slider stove pot pan moka microwave cabinet tray caddy book towel cloth spoon fork knife carrot eggplant "
+    "cube sauce tomato ketchup butter milk juice pudding cheese cream yellow red green blue pink black white purple "
+    "orange brown wooden small large big target marker position point tap lid cap bottle object gripper arm robot thing"
 ).split()
 SMALL = (
     "the a an to of on in into onto from with and or at by up down left right top bottom back front over behind under "

@@ -98,8 +98,11 @@ def test_unknown_task_is_refused_before_anything_runs(tmp_path: Path) -> None:
 def test_estimate_counts_every_stage() -> None:
     probe = {"seconds_per_step": 0.2, "seconds_per_inference": 0.02}
     s = study()
-    found = plan.estimate(s, {"trained": probe, "frozen": probe}, frame_s=0.025, demo_steps=80, step_limit=200)
-    assert found["stages"]["train"] == pytest.approx(2 * (0.2 * s.train.steps + plan.START_S))
+    both = {"trained": probe, "frozen": probe}
+    found = plan.estimate(s, both, frame_s=0.025, demo_steps=80, step_limit=200, jobs=2)
+    alone = plan.estimate(s, both, frame_s=0.025, demo_steps=80, step_limit=200, jobs=1)
+    assert found["stages"]["arms"] > 0.2 * s.train.steps
+    assert found["stages"]["arms"] < alone["stages"]["arms"] <= 2 * found["stages"]["arms"]
     assert found["total_s"] == pytest.approx(sum(found["stages"].values()), abs=0.5)
     assert [line["stage"] for line in plan.describe(s, Path("o"))].count("train") == 2
 

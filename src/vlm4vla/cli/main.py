@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vlm4vla.cli import bench, data, model, study
 from vlm4vla.cli.common import Handler, add_verb, print_json, say
+from vlm4vla.processes import die_with_parent
 from vlm4vla.types import RunFailed, UserError
 
 
@@ -18,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.parent is not None:
+        die_with_parent(arguments.parent)
     if not hasattr(arguments, "handler"):
         _deepest(parser, arguments).print_help(sys.stderr)
         return 2
@@ -53,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find out which vision-language model, prepared in which way, makes the better robot policy.",
         epilog="Configurations: FILE.yaml --dotted.key value. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
+    parser.add_argument("--parent", type=int, default=None, help=argparse.SUPPRESS)  # see processes.die_with_parent
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb")
     doctor = add_verb(verbs, "doctor", _doctor, "what this machine has, what is missing, what to do")
     doctor.add_argument("--json", action="store_true")

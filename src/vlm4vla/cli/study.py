@@ -19,9 +19,12 @@ def declare(verbs: Any) -> None:
         verb = add_verb(group, name, handler, text, overrides=True)
         verb.add_argument("study", type=Path)
         verb.add_argument("--json", action="store_true")
+        if name == "estimate":
+            verb.add_argument("--jobs", type=int, default=None, help="policies at a time")
     run = add_verb(group, "run", _study_run, "run or resume a study", overrides=True)
     run.add_argument("study", type=Path)
     run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--jobs", type=int, default=None, help="policies at a time; default: cores / train.threads")
     report = add_verb(group, "report", _study_report, "build the report of a study folder again")
     report.add_argument("folder", type=Path)
 
@@ -39,10 +42,10 @@ def _study_plan(a: argparse.Namespace, rest: list[str]) -> int:
 def _study_estimate(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
     from vlm4vla.config import StudyConfig
-    from vlm4vla.study import run
+    from vlm4vla.study import execute, run
 
     study = config.load(StudyConfig, a.study, rest)
-    print_document(run.estimate(study), a.json)
+    print_document(run.estimate(study, a.jobs or execute.default_jobs(study.train.threads)), a.json)
     return 0
 
 
@@ -68,7 +71,7 @@ def _study_run(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla.study.run import Study
 
     words = ["vlm4vla", "study", "run", str(a.study), "--out", str(a.out), *rest]
-    study = Study(config.load(StudyConfig, a.study, rest), a.out, say, command=shlex.join(words))
+    study = Study(config.load(StudyConfig, a.study, rest), a.out, say, a.jobs, shlex.join(words))
     already = study.finished()
     study.run()
     say(f"{'Already done, nothing to run' if already else 'Done'}. The report: {a.out / 'report' / 'index.html'}")

@@ -7,27 +7,23 @@ by hand); every stage goes on where a kill stopped it, and a finished one costs 
 import json
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import records, registry
-from vlm4vla.config import Config, EvalConfig, StudyConfig
-from vlm4vla.processes import die_with_parent
+from vlm4vla.config import EvalConfig, StudyConfig
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.report.build import build
 from vlm4vla.report.sentences import row_name
 from vlm4vla.rollout import jobs
-from vlm4vla.study import audit, cells, compare, plan
+from vlm4vla.study import audit, cells, compare, execute, plan
+from vlm4vla.study.execute import Say
 from vlm4vla.types import Benchmark, RunFailed, refuse
 
-Say = Callable[[str], None]
 Key = tuple[str, str | None]
 """Which rows: an arm and a control (None: the arm itself)."""
 
@@ -35,9 +31,10 @@ Key = tuple[str, str | None]
 class Study:
     """A study in its folder. ``say`` is told what happens, a sentence at a time."""
 
-    def __init__(self, config: StudyConfig, out: Path, say: Say, command: str = "") -> None:
-        """``command`` is what the report prints as the way to make it again."""
+    def __init__(self, config: StudyConfig, out: Path, say: Say, jobs: int | None = None, command: str = "") -> None:
+        """``jobs``: cells at a time. ``command`` is what the report prints as the way to make it again."""
         self.config, self.out, self.say = config, out.resolve(), say
+        self.jobs = jobs or execute.default_jobs(config.train.threads)
         self.command = command or f"vlm4vla study run {out / 'study.yaml'} --out {out}"
         self.bench: Benchmark = registry.find("bench", config.bench).Benchmark()
         self.identity = configs.digest({"study": configs.to_dict(config), "benchmark": self.bench.id})
@@ -60,16 +57,18 @@ class Study:
         self._stage("install", ["bench", "install", self.config.bench])
         guess = self._estimate()
         demos = cells.demos(self.config, self.out)
-        self._stage("demos", self._with_config(["bench", "demos"], demos, demos.out))
+        self._stage("demos", execute.with_config(["bench", "demos"], demos, demos.out))
         for size in sorted({cell.train.policy.backbone.image_size for cell in cells.cells(self.config, self.out)}):
             store = cells.store_folder(self.config, self.out, size)
             words = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store)]
             self._stage("store", [*words, "--image-size", str(size), "--encoding", self.config.encoding])
         for reference in cells.references(self.config, self.out):
-            self._evaluate(reference)
-        for cell in cells.cells(self.config, self.out):
-            self._stage("train", self._with_config(["train"], cell.train, cell.train.out))
-            self._evaluate(cell.eval)
+            self._stage("references", execute.with_config(["eval"], reference, reference.out))
+        found = cells.cells(self.config, self.out)
+        self.say(f"[arms] {len(found)} policies, {self.jobs} at a time; each is trained, then evaluated")
+        began = time.monotonic()
+        execute.run_cells(found, self.jobs, self.say)
+        self._add_time("arms", time.monotonic() - began)
         self._conclude(guess)
 
     def rows(self) -> list[EpisodeRow]:
@@ -97,39 +96,27 @@ class Study:
         file = self._file("estimate")
         if not file.is_file():
             study = self.out / "study.yaml"
-            guess = self._json(["study", "estimate", str(study), "--json"])
-            records.write_atomic(file, json.dumps(guess, indent=1) + "\n")
+            words = execute.command(["study", "estimate", str(study), "--jobs", str(self.jobs), "--json"])
+            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                raise RunFailed("The study's cost could not be estimated; the message stands above.")
+            records.write_atomic(file, done.stdout)
         guess = json.loads(file.read_text())
         stages = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in guess["stages"].items())
         self.say(f"Estimate for this machine: {guess['total_s'] / 60:.0f} minutes ({stages}).")
         return dict(guess)
 
-    def _evaluate(self, evaluation: EvalConfig) -> None:
-        self._stage("eval", self._with_config(["eval"], evaluation, evaluation.out))
-
-    def _with_config(self, verb: list[str], config: Config, out: Path) -> list[str]:
-        file = out.with_name(out.name + ".yaml")
-        records.write_atomic(file, configs.to_yaml(config))
-        return [*verb, str(file)]
-
     def _stage(self, name: str, words: list[str]) -> None:
         """Run one command; its wall time is added to the stage's (what a kill cut off is not counted)."""
         began = time.monotonic()
         self.say(f"[{name}] vlm4vla {' '.join(_short(word, self.out) for word in words)}")
-        status = _run([sys.executable, "-m", "vlm4vla.cli", *words], subprocess.DEVNULL)[0]
+        done = subprocess.run(execute.command(words), stdout=subprocess.DEVNULL, check=False)
         self._add_time(name, time.monotonic() - began)
-        if status:
+        if done.returncode:
             raise RunFailed(
-                f"Stage {name!r} ended with status {status}; its own message stands above. Mend the cause and run the "
-                "same study command again: finished stages are kept."
+                f"Stage {name!r} ended with status {done.returncode}; its own message stands above. Mend the cause and "
+                "run the same study command again: finished stages are kept."
             )
-
-    def _json(self, words: list[str]) -> dict[str, Any]:
-        status, text = _run([sys.executable, "-m", "vlm4vla.cli", *words], subprocess.PIPE)
-        if status:
-            raise RunFailed(f"'vlm4vla {' '.join(words)}' ended with status {status}; its own message stands above.")
-        result: dict[str, Any] = json.loads(text)
-        return result
 
     def _file(self, name: str) -> Path:
         """A file that belongs to these settings alone: a folder may hold several studies that share cells."""
@@ -207,7 +194,7 @@ class Study:
         return label if len(self.config.seeds) == 1 else f"{label}, seed {cell.seed}"
 
 
-def estimate(config: StudyConfig) -> dict[str, Any]:
+def estimate(config: StudyConfig, jobs: int) -> dict[str, Any]:
     """The plan's cost, with every arm's recipe and the simulator tried for a moment (imports torch)."""
     from vlm4vla.rollout.pool import WorkerPool
     from vlm4vla.train import probe
@@ -230,17 +217,8 @@ def estimate(config: StudyConfig) -> dict[str, Any]:
         probes[arm] = probe.measure(recipe, benchmark.action_spec, benchmark.state_names, config.eval.batch)
     frame_s = sum(seconds[1:]) / sum(frames[1:]) if len(frames) > 1 else seconds[0] / frames[0]
     steps = sum(frames) / len(frames)
-    found = plan.estimate(config, probes, frame_s, steps, benchmark.step_limit)
+    found = plan.estimate(config, probes, frame_s, steps, benchmark.step_limit, jobs)
     return found | {"frame_s": round(frame_s, 4), "demo_steps": steps, "probes": probes}
-
-
-def _run(command: list[str], stdout: int) -> tuple[int, str]:
-    """Status and output of a child that does not outlive this process, however that ends (two writers would meet)."""
-    start = partial(die_with_parent, os.getpid())
-    # preexec_fn is safe here: this process has no other threads.
-    with subprocess.Popen(command, stdout=stdout, text=True, preexec_fn=start) as child:
-        text, _ = child.communicate()
-    return child.returncode, text or ""
 
 
 def _short(word: str, out: Path) -> str:

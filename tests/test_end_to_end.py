@@ -15,7 +15,8 @@ FILE = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
 SMALL = [
     "--tasks", "[drawer-close, faucet-open]",
     "--demos.per_task", "1",
-    "--train.steps", "6", "--train.batch", "4", "--train.checkpoint_every", "2", "--train.precision", "fp32",
+    "--train.steps", "6", "--train.batch", "4", "--train.precision", "fp32",
+    "--train.checkpoint_every", "2", "--train.log_every", "1",
     "--eval.episodes", "2", "--eval.control_episodes", "2", "--eval.batch", "2", "--eval.videos_per_task", "1",
     "--arms.trained.controls", "[image-other]",
 ]  # fmt: skip

@@ -101,6 +101,11 @@ class OptimizerConfig(Config):
     clip_norm: NotNegative = 1.0
 
 
+def _check_whole_lines(checkpoint_every: int, log_every: int) -> None:
+    if checkpoint_every % log_every:
+        raise ValueError("checkpoint_every must be a multiple of log_every, so that a resumed log has whole lines")
+
+
 class TrainConfig(Config):
     """One training run. ``batch`` is the global batch; ``freeze`` lists parameter groups that get no gradient."""
 
@@ -119,8 +124,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _whole_lines(self) -> "TrainConfig":
-        if self.checkpoint_every % self.log_every:
-            raise ValueError("checkpoint_every must be a multiple of log_every, so that a resumed log has whole lines")
+        _check_whole_lines(self.checkpoint_every, self.log_every)
         return self
 
 
@@ -197,6 +201,11 @@ class StudyTrain(Config):
     log_every: Positive = 20
     checkpoint_every: Positive = 500
     threads: Count = 0
+
+    @model_validator(mode="after")
+    def _whole_lines(self) -> "StudyTrain":
+        _check_whole_lines(self.checkpoint_every, self.log_every)
+        return self
 
 
 class StudyConfig(Config):

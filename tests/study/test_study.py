@@ -112,6 +112,7 @@ def test_estimate_counts_every_stage() -> None:
     [
         (["--eval.execute", "20"], "more than the chunk"),
         (["--eval.control_episodes", "21"], "paired with"),
+        (["--train.checkpoint_every", "30"], "multiple of log_every"),
         (["--arms.trained.controls", "[image-blnk]"], "image-blank"),
         (["--seeds", "[]"], "seeds"),
         (["--seeds", "[0, 0]"], "listed twice"),

@@ -61,7 +61,8 @@ def cells(study: StudyConfig, out: Path) -> list[Cell]:
             identity = configs.digest({"train": plain, "seed": seed, "store": store.name})
             folder = out / "cells" / f"{arm}-s{seed}-{identity}"
             data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}
-            train = TrainConfig(**plain, data=data, seed=seed, out=folder / "train")  # type: ignore[arg-type]
+            settings_of_train = {**plain, "data": data, "seed": seed, "out": folder / "train"}
+            train = configs.validate(TrainConfig, settings_of_train, source=f"arm {arm!r} of study {study.name!r}")
             name = row_name(study, arm, seed)
             found.append(Cell(arm, seed, train, _eval(study, folder, name, seed, settings.controls)))
     return found

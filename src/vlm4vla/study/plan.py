@@ -72,7 +72,7 @@ def _arm(
         steps = ASSUMED[kind] * demo_steps + (1 - ASSUMED[kind]) * step_limit
         # One policy serves all workers: they render side by side, inference does not get cheaper with more of them.
         inference = probe["seconds_per_inference"] / min(study.eval.workers, study.eval.batch)
-        evaluation += (
-            count * math.ceil(steps / study.eval.execute) * (render / min(study.eval.workers, CORES) + inference)
-        )
-    return 2 * START_S + study.train.steps * probe["seconds_per_step"] + evaluation
+        query = render / min(study.eval.workers, CORES) + inference
+        evaluation += count * math.ceil(steps / study.eval.execute) * query
+    training = study.train.steps * float(probe["seconds_per_step"])
+    return 2 * START_S + training + evaluation

@@ -87,6 +87,7 @@ def test_finished_run_returns_at_once(store: Path, tmp_path: Path) -> None:
     first = run.train(config)
     before = (config.out / "policy" / "model.safetensors").stat().st_mtime_ns
     assert run.train(config) == first
+    assert first.run == f"train-{first.config_hash}"  # reports list runs by this name
     assert (config.out / "policy" / "model.safetensors").stat().st_mtime_ns == before
 
 

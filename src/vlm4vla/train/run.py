@@ -129,7 +129,7 @@ def _record(
 ) -> RunRecord:
     commit, dirty = records.source_state()
     return RunRecord(
-        run=config.out.name,
+        run=f"train-{config_hash}",
         kind="train",
         config=configs.to_dict(config),
         config_hash=config_hash,

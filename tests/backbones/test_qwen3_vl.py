@@ -1,12 +1,18 @@
 """Qwen3-VL against the library itself: pixels, prompt, positions, and the routes that are known to be wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vlm4vla.backbones import conformance
+from vlm4vla.backbones import base, conformance
 from vlm4vla.backbones.base import Backbone
+from vlm4vla.config import BackboneConfig
+from vlm4vla.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +83,31 @@ def test_every_deepstack_level_is_used(backbone: Backbone) -> None:
     for merger in backbone.model.visual.deepstack_merger_list:
         assert all(float(p.grad.abs().max()) > 0 for p in merger.parameters() if p.grad is not None)
         assert any(p.grad is not None for p in merger.parameters())
+
+
+def test_a_published_checkpoint_loads_and_an_incomplete_one_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    """As on the hub: saved with its language head. One tensor less is an error, not a random number."""
+    whole = Qwen3VLForConditionalGeneration(backbone.model.config)
+    whole.model.load_state_dict(backbone.model.state_dict())
+    whole.save_pretrained(tmp_path)
+    backbone.processor.tokenizer.save_pretrained(tmp_path)
+    config = BackboneConfig(family="qwen3_vl", checkpoint=str(tmp_path), init="pretrained", image_size=96)
+    loaded = base.load(config, 1, seed=7).eval()
+    images = conformance.pictures(1)
+    assert torch.equal(*(conformance.run(m, images, ["open it"]) for m in (backbone, loaded)))
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors[next(name for name in tensors if "visual.blocks.0" in name)]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 of the model's weights"):
+        base.load(config, 1, seed=7)
+
+
+def test_another_kind_of_checkpoint_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    backbone.model.config.text_config.save_pretrained(tmp_path)
+    backbone.processor.tokenizer.save_pretrained(tmp_path)
+    config = BackboneConfig(family="qwen3_vl", checkpoint=str(tmp_path), init="pretrained", image_size=96)
+    with pytest.raises(UserError, match="not of family 'qwen3_vl'"):
+        base.load(config, 1, seed=0)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        base.load(config.model_copy(update={"checkpoint": str(tmp_path / "none")}), 1, seed=0)

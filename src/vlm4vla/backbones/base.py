@@ -275,12 +275,21 @@ def _build(
     processor = family.processor(tokenizer, config, model_config, queries)
     if config.init == "pretrained" and weights:
         with _told(config.checkpoint):
-            model = AutoModel.from_pretrained(
+            model, found = AutoModel.from_pretrained(
                 config.checkpoint,
                 revision=config.revision or "main",
                 dtype=torch.float32,
                 attn_implementation=config.attention,
                 use_safetensors=True,
+                output_loading_info=True,
+            )
+        # The library fills what is missing with random numbers and a warning: a comparison must not rest on that.
+        absent = sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])])
+        if absent:
+            raise refuse(
+                f"{config.checkpoint!r} lacks {len(absent)} of the model's weights, the first: {absent[0]}",
+                possible="a complete checkpoint of this family",
+                todo="Get the whole checkpoint, or say init: scratch.",
             )
     else:
         with torch.random.fork_rng(devices=[]):

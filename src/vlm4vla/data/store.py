@@ -25,7 +25,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 EPISODES = "episodes.jsonl"
 IMAGE = "image."
-_TODO = "Build the store with 'vlm4vla data build', or give the folder of a built one."
+_WHAT_TO_DO = "Build the store with 'vlm4vla data build', or give the folder of a built one."
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class Store:
         """Open a finished store; refuses an unfinished, foreign or cut one. Sizes are checked, see :meth:`verify`."""
         manifest = read_manifest(path)
         if manifest is None:
-            raise refuse(f"{path} is not a finished store", possible=f"a folder with a {MANIFEST}", todo=_TODO)
+            raise refuse(f"{path} is not a finished store", possible=f"a folder with a {MANIFEST}", todo=_WHAT_TO_DO)
         if manifest["version"] != VERSION:
             raise refuse(
-                f"{path} is a store of version {manifest['version']}", possible=f"version {VERSION}", todo=_TODO
+                f"{path} is a store of version {manifest['version']}", possible=f"version {VERSION}", todo=_WHAT_TO_DO
             )
         for entry in manifest["groups"]:
             file = path / entry["file"]
             if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                raise refuse(f"{file} is missing or was cut", possible=f"{entry['bytes']} bytes", todo=_TODO)
+                raise refuse(f"{file} is missing or was cut", possible=f"{entry['bytes']} bytes", todo=_WHAT_TO_DO)
         return cls(path, manifest)
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
@@ -111,7 +111,7 @@ class Store:
         """Read every file and compare its SHA-256 with the manifest; refuses a store that differs."""
         for entry in (*self.manifest["groups"], self.manifest["index"]):
             if sha256(self.path / entry["file"]) != entry["sha256"]:
-                raise refuse(f"{self.path / entry['file']} is not what was built (SHA-256 differs)", todo=_TODO)
+                raise refuse(f"{self.path / entry['file']} is not what was built (SHA-256 differs)", todo=_WHAT_TO_DO)
 
 
 def open_groups(files: Iterable[Path]) -> datasets.Dataset:

@@ -23,7 +23,7 @@ from vlm4vla.data.pictures import EncodedFrames
 from vlm4vla.data.video import VideoFrames
 from vlm4vla.types import ActionSpec, CameraSpec, refuse
 
-_TODO = "Give the folder of a LeRobot v3.0 data set; older ones are converted by LeRobot's own conversion script."
+_WHAT_TO_DO = "Give the folder of a LeRobot v3.0 data set; older ones are converted by LeRobot's own conversion script."
 
 
 class Reader:
@@ -127,7 +127,7 @@ class Reader:
         """Check the action feature against the spec; the names of the state numbers (none without a state)."""
         features = self._info["features"]
         if layout.ACTION not in features:
-            raise refuse(f"{self.root} has no feature 'action'", possible=sorted(features), todo=_TODO)
+            raise refuse(f"{self.root} has no feature 'action'", possible=sorted(features), todo=_WHAT_TO_DO)
         size = features[layout.ACTION]["shape"][0]
         if size != self.action_spec.size:
             raise refuse(
@@ -202,14 +202,16 @@ class Reader:
 def _read_info(root: Path) -> dict[str, Any]:
     file = root / layout.INFO
     if not file.is_file():
-        raise refuse(f"{root} has no {layout.INFO}", possible="a finished LeRobot v3.0 data set", todo=_TODO)
+        raise refuse(f"{root} has no {layout.INFO}", possible="a finished LeRobot v3.0 data set", todo=_WHAT_TO_DO)
     try:
         info: dict[str, Any] = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise refuse(f"{file} is not valid JSON: {error}", possible="a LeRobot v3.0 info.json", todo=_TODO) from None
+        raise refuse(
+            f"{file} is not valid JSON: {error}", possible="a LeRobot v3.0 info.json", todo=_WHAT_TO_DO
+        ) from None
     if "codebase_version" not in info or info["codebase_version"] != layout.VERSION:
         found = info.get("codebase_version", "no version")
-        raise refuse(f"{root} is a LeRobot data set of {found}", possible=layout.VERSION, todo=_TODO)
+        raise refuse(f"{root} is a LeRobot data set of {found}", possible=layout.VERSION, todo=_WHAT_TO_DO)
     return info
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vlm4vla import config as configs
-from vlm4vla.config import OptimizerConfig, StudyConfig, TrainConfig
+from vlm4vla.schemas import OptimizerConfig, StudyConfig, TrainConfig
 from vlm4vla.types import UserError
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))

@@ -1,11 +1,10 @@
-"""The policy: normaliser + backbone + head, and its only save and load.
+"""The policy: normaliser + backbone + head. Its files are ``policy_folder.py``'s.
 
 ``action = head(VLM([image ... text ... query]))`` (the paper's eq. 1). ``prepare`` serves training and acting; what a
 later room needs (action spec, statistics, state names, provenance) travels inside the policy folder.
 """
 
-import hashlib
-import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vlm4vla import config as configs
-from vlm4vla import records, registry
-from vlm4vla.backbones import base
-from vlm4vla.backbones.base import Inputs, Processor
-from vlm4vla.config import Group, PolicyConfig
+from vlm4vla import policy_folder, registry
+from vlm4vla.backbones import loading
+from vlm4vla.backbones.base import Backbone
+from vlm4vla.backbones.processor import Inputs, Processor
 from vlm4vla.data.batch import Sample
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.heads.base import ActionHead
 from vlm4vla.records import ParameterCount
+from vlm4vla.schemas import Freezable, PolicyConfig
 from vlm4vla.types import ActionSpec, Image, Observation, Vector, refuse
 
-_WEIGHTS, _META = "model.safetensors", "policy.json"
+_BACKBONE = "backbone.model."
+"""Prefix of the VLM's own weights among the policy's."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,9 @@ class Preparer:
 
 
 class Policy(nn.Module):
-    """See the module docstring. Build with :meth:`create` (from a VLM) or :meth:`load` (from a policy folder)."""
+    """See the module docstring. Build with :meth:`create` (from a VLM) or :meth:`from_pretrained` (a policy)."""
 
-    def __init__(self, config: PolicyConfig, backbone: base.Backbone, facts: Facts) -> None:
+    def __init__(self, config: PolicyConfig, backbone: Backbone, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.facts = facts
@@ -132,14 +131,14 @@ class Policy(nn.Module):
     @classmethod
     def create(cls, config: PolicyConfig, facts: Facts, seed: int) -> "Policy":
         """A new policy around the configured VLM; every new parameter is initialised from ``seed``."""
-        backbone = base.load(config.backbone, config.queries, seed)
+        backbone = loading.load(config.backbone, config.queries, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
             return cls(config, backbone, facts)
 
     def readout(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "B Q D"]:
         inputs = {k: v for k, v in batch.items() if k not in ("actions", "mask", "state")}
-        readout_BQD = self.backbone.readout(inputs, self.query_QD)
+        readout_BQD = self.backbone.readout(inputs, self.query_QD).to(self.query_QD.dtype)
         if self.config.proprioception:
             readout_BQD = readout_BQD + self.state_projection(batch["state"])[:, None]
         return readout_BQD
@@ -171,24 +170,24 @@ class Policy(nn.Module):
 
     def count_tokens(self, instruction: str) -> int:
         """Text positions of a prompt with this instruction: image tokens and queries included."""
-        size = self.config.backbone.image_size
+        size = self.config.backbone.view
         blank = np.zeros((size, size, 3), dtype=np.uint8)
         return len(self.backbone.processor.prepare([blank] * len(self.config.cameras), instruction)["input_ids"])
 
-    def freeze(self, groups: Sequence[Group]) -> None:
-        """Leave exactly the parameters of these groups without gradient."""
-        for group, parameters in self.backbone.groups().items():
-            for parameter in parameters:
-                parameter.requires_grad_(group not in groups)
+    def freeze(self, groups: Sequence[Freezable]) -> None:
+        """Leave exactly the VLM's parameters of these groups without gradient."""
+        self.backbone.freeze(groups)
 
     def parameters_by_group(self) -> list[ParameterCount]:
         """Accounting: the backbone's groups (reused) and what the adapter adds (new), in single parameters."""
+        unused = {id(p) for p in self.backbone.unused()}
         counts = [
             ParameterCount(
                 group=group,
                 total=sum(p.numel() for p in parameters),
                 trainable=sum(p.numel() for p in parameters if p.requires_grad),
                 new=0,
+                unused=sum(p.numel() for p in parameters if id(p) in unused),
             )
             for group, parameters in self.backbone.groups().items()
         ]
@@ -197,39 +196,35 @@ class Policy(nn.Module):
         trainable = sum(p.numel() for p in adapter if p.requires_grad)
         return [*counts, ParameterCount(group="query and head", total=new, trainable=trainable, new=new)]
 
-    def save(self, folder: Path) -> str:
-        """Write the policy folder (weights last, atomically) and return its digest."""
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self.backbone.model_config.save_pretrained(folder)
-            self.backbone.processor.tokenizer.save_pretrained(folder)
-            state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-            records.write_atomic(folder / _WEIGHTS, save(state))
-        except OSError as error:
-            raise records.disk_error(folder, error) from error
-        weights = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
-        meta = {"format": 1, "config": configs.to_dict(self.config), "facts": self.facts.to_dict(), "weights": weights}
-        meta["digest"] = self.digest = configs.digest(meta)
-        records.write_atomic(folder / _META, json.dumps(meta, indent=1) + "\n")
+    def save_pretrained(self, folder: str | Path) -> str:
+        """Write the policy folder, model card included, and return its digest (a hash of settings and weights)."""
+        facts = self.facts.to_dict()
+        card = policy_folder.card(self.config, facts, self.facts.action_spec, self.parameters_by_group())
+        model_config, tokenizer = self.backbone.model_config, self.backbone.processor.tokenizer
+        self.digest = policy_folder.write(
+            Path(folder), self.config, facts, self.state_dict(), model_config, tokenizer, card
+        )
         return self.digest
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Policy":
-        """A policy from a folder or a Hugging Face id, ready to act (eval mode, float32, CPU)."""
-        path = _policy_folder(str(folder))
-        meta = json.loads((path / _META).read_text())
-        config = configs.validate(PolicyConfig, meta["config"], source=str(path / _META))
-        policy = cls(config, base.load_saved(config.backbone, path, config.queries), Facts.from_dict(meta["facts"]))
-        weights = hashlib.sha256((path / _WEIGHTS).read_bytes()).hexdigest()
-        if weights != meta["weights"]:
-            raise refuse(
-                f"{path / _WEIGHTS} is not the file that {_META} describes (sha256 {weights[:12]}...)",
-                possible=f"sha256 {meta['weights'][:12]}...",
-                todo="Copy the whole folder again; a policy is never loaded from mixed files.",
-            )
-        policy.load_state_dict(load_file(path / _WEIGHTS))
-        policy.digest = meta["digest"]
+    def from_pretrained(cls, name: str | Path) -> "Policy":
+        """A policy from a folder or a Hugging Face id, ready to act (eval mode, on the CPU)."""
+        saved = policy_folder.read(str(name))
+        own = {k: v for k, v in saved.weights.items() if not k.startswith(_BACKBONE)}
+        vlm = {k.removeprefix(_BACKBONE): v for k, v in saved.weights.items() if k.startswith(_BACKBONE)}
+        backbone = loading.load_saved(saved.config.backbone, saved.folder, saved.config.queries, vlm)
+        policy = cls(saved.config, backbone, Facts.from_dict(saved.facts))
+        missing, unexpected = policy.load_state_dict(own, strict=False)
+        absent = [key for key in missing if not key.startswith(_BACKBONE)]
+        assert not absent and not unexpected, f"adapter weights: {absent} are missing, {unexpected} are unknown"
+        policy.digest = saved.digest
         return policy.eval()
+
+    def push_to_hub(self, repo_id: str, private: bool = False, revision: str | None = None) -> str:
+        """Upload the policy folder to a Hugging Face repository; returns the commit's URL."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return policy_folder.push(Path(folder), repo_id, private, revision)
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -245,26 +240,10 @@ class Policy(nn.Module):
 
     @property
     def image_size(self) -> int:
-        return self.config.backbone.image_size
+        """Side of the pictures that it is to be sent, in pixels."""
+        return self.config.backbone.view
 
     @property
     def state_names(self) -> tuple[str, ...]:
         """Proprioception that the policy reads; empty when it reads none."""
         return self.facts.state_names if self.config.proprioception else ()
-
-
-def _policy_folder(name: str) -> Path:
-    folder = Path(name)
-    if (folder / _META).is_file():
-        return folder
-    if folder.exists() or folder.parent.is_dir() or name.count("/") != 1:
-        found = sorted(str(p.parent) for p in folder.glob(f"*/{_META}")) if folder.is_dir() else []
-        raise refuse(
-            f"{name!r} is not a policy folder: it has no {_META}",
-            given=name,
-            possible=found or "a folder written by vlm4vla train, or a Hugging Face id",
-            todo="Give the 'policy' folder of a finished training run.",
-        )
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))

@@ -52,12 +52,27 @@ class EpisodeRow(Record):
 
 
 class ParameterCount(Record):
-    """Parameters of one group of the policy, in single parameters (not millions)."""
+    """Parameters of one group of the policy, in single parameters (not millions).
+
+    ``unused``: of the published model, but without influence on the readout; ``tied``: shared with another group and
+    counted there (both of an output head lie outside ``total``: a policy does not carry it).
+    """
 
     group: str
     total: int
     trainable: int
     new: int
+    tied: int = 0
+    unused: int = 0
+
+    @property
+    def frozen(self) -> int:
+        return self.total - self.trainable
+
+    @property
+    def reused(self) -> int:
+        """Parameters that come from the VLM."""
+        return self.total - self.new
 
 
 class RunRecord(Record):

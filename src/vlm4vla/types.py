@@ -88,7 +88,7 @@ class ActionSpec:
         return tuple(i for i, d in enumerate(self.dimensions) if d.kind != "gripper")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"control_hz": float(self.control_hz)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ActionSpec":

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_data import dataset
 
-from vlm4vla.config import AugmentConfig
 from vlm4vla.data.augment import random_shift
 from vlm4vla.data.batch import BatchSampler, Samples
 from vlm4vla.data.build import build
+from vlm4vla.schemas import AugmentConfig
 from vlm4vla.types import UserError
 
 LENGTHS = (5, 1, 9)

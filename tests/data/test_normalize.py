@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_data import spec
 
-from vlm4vla.config import NormalizerConfig
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.data.statistics import Statistics
+from vlm4vla.schemas import NormalizerConfig
 from vlm4vla.types import ActionSpec, Dimension, UserError
 
 KINDS = ("limits", "quantile", "min_max", "mean_std")

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from vlm4vla.config import HeadConfig
 from vlm4vla.heads.regression import Head
+from vlm4vla.schemas import HeadConfig
 from vlm4vla.types import ActionSpec, Dimension
 
 ARM = [Dimension(n, "m", "delta", "world", -1, 1) for n in ("dx", "dy", "dz")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm4vla.config import EvalConfig
+from vlm4vla.schemas import EvalConfig
 from vlm4vla.types import ActionSpec, CameraSpec, Dimension, EpisodeSpec, Observation, refuse
 
 LONG = 60.0  # seconds; nothing takes as long, however loaded the machine

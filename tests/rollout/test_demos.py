@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from vlm4vla import records, registry
-from vlm4vla.config import DemosConfig
 from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.data.writers import lerobot_v3
 from vlm4vla.records import RunRecord
 from vlm4vla.rollout import demos
+from vlm4vla.schemas import DemosConfig
 from vlm4vla.types import ActionSpec, CameraSpec, Dimension, EpisodeSpec, UserError
 
 

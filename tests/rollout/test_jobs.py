@@ -4,9 +4,9 @@ from typing import get_args
 import pytest
 from rollout_fakes import FakeBench, configured
 
-from vlm4vla.config import Control
 from vlm4vla.rollout import jobs
 from vlm4vla.rollout.names import CONTROLS
+from vlm4vla.schemas import Control
 from vlm4vla.types import UserError
 
 

@@ -11,10 +11,10 @@ import pytest
 from rollout_fakes import LONG, SPEC, TASKS, FakeBench, FakePolicy, configured, picture
 
 from vlm4vla import records
-from vlm4vla.config import EvalConfig
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.rollout import runner
 from vlm4vla.rollout.wire import PolicyClient
+from vlm4vla.schemas import EvalConfig
 from vlm4vla.types import UserError, refuse
 
 

@@ -15,9 +15,9 @@ import pytest
 from rollout_fakes import FakePolicy
 
 from vlm4vla import records, registry
-from vlm4vla.config import EvalConfig
 from vlm4vla.records import EpisodeRow
 from vlm4vla.rollout.runner import evaluate
+from vlm4vla.schemas import EvalConfig
 from vlm4vla.types import Observation
 
 pytestmark = [pytest.mark.sim, pytest.mark.usefixtures("metaworld_env")]
@@ -69,7 +69,7 @@ def test_rows_and_trajectories_do_not_depend_on_the_number_of_workers(tmp_path: 
 
 SCRIPT = """
 import json, sys
-from vlm4vla.config import EvalConfig
+from vlm4vla.schemas import EvalConfig
 from vlm4vla.rollout.runner import evaluate
 evaluate(EvalConfig.model_validate(json.loads(sys.argv[1])), None, progress=True)
 """

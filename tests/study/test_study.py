@@ -6,8 +6,8 @@ import pytest
 
 from vlm4vla import config as configs
 from vlm4vla import registry
-from vlm4vla.config import StudyConfig
 from vlm4vla.records import RunRecord
+from vlm4vla.schemas import StudyConfig
 from vlm4vla.study import audit, cells, plan
 from vlm4vla.study.run import Study
 from vlm4vla.types import UserError

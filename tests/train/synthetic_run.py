@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm4vla.config import TrainConfig
 from vlm4vla.data.base import RawEpisode
+from vlm4vla.schemas import TrainConfig
 from vlm4vla.types import ActionSpec, CameraSpec, Dimension
 
 SPEC = ActionSpec(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from synthetic_run import SPEC, SyntheticReader, train_config
 
-from vlm4vla.config import NormalizerConfig, PolicyConfig
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.policy import Facts, Policy
+from vlm4vla.schemas import NormalizerConfig, PolicyConfig
 from vlm4vla.types import Observation, UserError
 
 
@@ -33,14 +33,14 @@ def observations(count: int, state: bool = True) -> list[Observation]:
 
 def test_saved_policy_acts_bit_equally_in_another_process(tmp_path: Path) -> None:
     policy = make()
-    policy.save(tmp_path / "policy")
+    policy.save_pretrained(tmp_path / "policy")
     ours = policy.act(observations(3), tokens=40)
     np.savez(tmp_path / "images.npz", images=np.stack([o.images["front"] for o in observations(3)]))
     script = f"""
 import numpy as np
 from vlm4vla.policy import Policy
 from vlm4vla.types import Observation
-policy = Policy.load({str(tmp_path / "policy")!r})
+policy = Policy.from_pretrained({str(tmp_path / "policy")!r})
 images = np.load({str(tmp_path / "images.npz")!r})["images"]
 chunk = policy.act([Observation({{"front": i}}, "push the block") for i in images], tokens=40)
 np.save({str(tmp_path / "chunk.npy")!r}, chunk)
@@ -85,15 +85,15 @@ def test_accounting_covers_every_parameter() -> None:
 
 
 def test_mixed_or_missing_files_are_refused(tmp_path: Path) -> None:
-    make().save(tmp_path / "policy")
+    make().save_pretrained(tmp_path / "policy")
     weights = tmp_path / "policy" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     with pytest.raises(UserError, match="is not the file that"):
-        Policy.load(tmp_path / "policy")
+        Policy.from_pretrained(tmp_path / "policy")
     with pytest.raises(UserError, match="Did you mean") as info:
-        Policy.load(str(tmp_path))
+        Policy.from_pretrained(str(tmp_path))
     assert "policy" in str(info.value)
 
 

@@ -18,8 +18,8 @@ from synthetic_run import train_config
 
 from vlm4vla import config as configs
 from vlm4vla import records
-from vlm4vla.config import OptimizerConfig
 from vlm4vla.data.store import Store
+from vlm4vla.schemas import OptimizerConfig
 from vlm4vla.train import run, schedule
 from vlm4vla.train.loop import World, fit
 from vlm4vla.types import UserError

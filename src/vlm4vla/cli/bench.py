@@ -82,8 +82,8 @@ def _bench_episodes(a: argparse.Namespace, _rest: list[str]) -> int:
 
 def _bench_demos(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
-    from vlm4vla.config import DemosConfig
     from vlm4vla.rollout import demos
+    from vlm4vla.schemas import DemosConfig
 
     given = {"tasks": a.tasks, "per_task": a.per_task, "out": a.out}
     values = {key: value for key, value in given.items() if value is not None}

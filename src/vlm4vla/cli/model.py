@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vlm4vla.cli.common import add_group, add_verb, names_of, print_lines, say
+from vlm4vla.cli.common import add_group, add_verb, names_of, print_json, print_lines, say
 
 
 def declare(verbs: Any) -> None:
@@ -15,6 +15,19 @@ def declare(verbs: Any) -> None:
     check = add_verb(group, "check", _backbones_check, "run the conformance checks on a family's tiny preset")
     check.add_argument("name")
     check.add_argument("--json", action="store_true")
+    add_verb(
+        group, "table", _backbones_table, "the paper's models: parameters counted here beside the paper's"
+    ).add_argument("--json", action="store_true")
+    inspect = add_verb(verbs, "inspect", _inspect, "what a VLM is made of and what it sees, without its weights")
+    inspect.add_argument("backbone", help="FAMILY, FAMILY:PRESET, a Hugging Face id, or a folder")
+    inspect.add_argument("--instruction", default=None, help="the task that the prompt is written for")
+    inspect.add_argument("--image", type=Path, default=None, help="picture to show it (default: a test card)")
+    inspect.add_argument("--image-size", type=int, default=None, help="side of the square that the model sees")
+    inspect.add_argument("--view-size", type=int, default=None, help="side of the pictures that the camera delivers")
+    inspect.add_argument("--tokenizer", default=None, help="folder or id of the real tokenizer, for a preset")
+    inspect.add_argument("--freeze", nargs="*", default=[], help="groups to count as frozen")
+    inspect.add_argument("--png", type=Path, default=None, help="write what the model sees to this file")
+    inspect.add_argument("--json", action="store_true")
     add_verb(verbs, "train", _train, "adapt a VLM on robot data: policy folder out", overrides=True).add_argument(
         "config"
     )
@@ -51,9 +64,35 @@ def _backbones_check(a: argparse.Namespace, _rest: list[str]) -> int:
     return 0 if all(passed for _, passed, _ in results) else 1
 
 
+def _backbones_table(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla import anatomy
+
+    rows = anatomy.table()
+    if a.json:
+        print_json(rows)
+    else:
+        print_lines([{"text": text} for text in anatomy.table_text(rows)], False, lambda line: str(line["text"]))
+    return 0
+
+
+def _inspect(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla import anatomy
+
+    config = anatomy.parse(a.backbone, a.image_size, a.view_size)
+    image = anatomy.read_picture(a.image) if a.image else None
+    found = anatomy.look(config, a.instruction or anatomy.INSTRUCTION, image, a.tokenizer, a.freeze)
+    if a.png:
+        anatomy.write_picture(found.seen, a.png)
+    if a.json:
+        print_json(found.to_dict())
+    else:
+        print_lines([{"text": text} for text in found.text()], False, lambda line: str(line["text"]))
+    return 0
+
+
 def _train(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
-    from vlm4vla.config import TrainConfig
+    from vlm4vla.schemas import TrainConfig
     from vlm4vla.train import run
 
     settings = config.load(TrainConfig, Path(a.config), rest)
@@ -64,8 +103,8 @@ def _train(a: argparse.Namespace, rest: list[str]) -> int:
 
 def _eval(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
-    from vlm4vla.config import EvalConfig
     from vlm4vla.rollout import runner
+    from vlm4vla.schemas import EvalConfig
 
     if a.policy.endswith((".yaml", ".yml")):
         settings = config.load(EvalConfig, Path(a.policy), rest)
@@ -94,5 +133,5 @@ def _load_policy(name: str, threads: int) -> Any:
 
     if threads:
         torch.set_num_threads(threads)
-    policy = Policy.load(name)
+    policy = Policy.from_pretrained(name)
     return policy.to("cuda") if torch.cuda.is_available() else policy

@@ -31,7 +31,7 @@ def declare(verbs: Any) -> None:
 
 def _study_plan(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
-    from vlm4vla.config import StudyConfig
+    from vlm4vla.schemas import StudyConfig
     from vlm4vla.study import plan
 
     lines = plan.describe(config.load(StudyConfig, a.study, rest), Path("runs"))
@@ -41,7 +41,7 @@ def _study_plan(a: argparse.Namespace, rest: list[str]) -> int:
 
 def _study_estimate(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
-    from vlm4vla.config import StudyConfig
+    from vlm4vla.schemas import StudyConfig
     from vlm4vla.study import execute, run
 
     study = config.load(StudyConfig, a.study, rest)
@@ -51,7 +51,7 @@ def _study_estimate(a: argparse.Namespace, rest: list[str]) -> int:
 
 def _study_audit(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
-    from vlm4vla.config import StudyConfig
+    from vlm4vla.schemas import StudyConfig
     from vlm4vla.study import audit
 
     found = audit.audit(config.load(StudyConfig, a.study, rest), {})
@@ -67,7 +67,7 @@ def _study_audit(a: argparse.Namespace, rest: list[str]) -> int:
 
 def _study_run(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
-    from vlm4vla.config import StudyConfig
+    from vlm4vla.schemas import StudyConfig
     from vlm4vla.study.run import Study
 
     words = ["vlm4vla", "study", "run", str(a.study), "--out", str(a.out), *rest]

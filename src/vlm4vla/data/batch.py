@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.config import AugmentConfig
 from vlm4vla.data.augment import random_shift
 from vlm4vla.data.store import Store
+from vlm4vla.schemas import AugmentConfig
 from vlm4vla.types import Image, Vector, refuse
 
 # First word of every seed: the streams of the two purposes never meet.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.config import NormalizerConfig
 from vlm4vla.data.statistics import Statistics
+from vlm4vla.schemas import NormalizerConfig
 from vlm4vla.types import ActionSpec, refuse
 
 Actions = npt.NDArray[np.float32]

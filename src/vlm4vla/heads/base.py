@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vlm4vla.config import HeadConfig
+from vlm4vla.schemas import HeadConfig
 from vlm4vla.types import ActionSpec
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlm4vla.config import HeadConfig
 from vlm4vla.heads.base import ActionHead, HeadLoss
+from vlm4vla.schemas import HeadConfig
 from vlm4vla.types import ActionSpec
 
 

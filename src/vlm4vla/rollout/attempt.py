@@ -11,8 +11,8 @@ from typing import Literal
 
 from vlm4vla import config as configs
 from vlm4vla import records
-from vlm4vla.config import DemosConfig, EvalConfig
 from vlm4vla.records import RunRecord
+from vlm4vla.schemas import DemosConfig, EvalConfig
 from vlm4vla.types import refuse
 
 _NOT_IDENTITY = {"workers", "videos_per_task", "out"}  # settings that cannot change a row or a demonstration

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm4vla import records, registry
-from vlm4vla.config import DemosConfig
 from vlm4vla.data import lerobot_layout as layout
 from vlm4vla.data.base import RawEpisode
 from vlm4vla.data.progress import bar
@@ -23,6 +22,7 @@ from vlm4vla.data.writers.lerobot_v3 import Writer
 from vlm4vla.records import Record, RunRecord
 from vlm4vla.rollout import attempt
 from vlm4vla.rollout.jobs import chosen_tasks
+from vlm4vla.schemas import DemosConfig
 from vlm4vla.types import Benchmark, EpisodeSpec, RunFailed, UserError, refuse
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Whether a policy can be evaluated on a benchmark at all; asked before any process is started."""
 
-from vlm4vla.config import EvalConfig
 from vlm4vla.rollout.batching import ActingPolicy
 from vlm4vla.rollout.names import BUILTINS
+from vlm4vla.schemas import EvalConfig
 from vlm4vla.types import Benchmark, refuse
 
 

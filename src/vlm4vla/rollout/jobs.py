@@ -12,8 +12,8 @@ Controls (each is run on the same starts as the evaluation itself, so that rows 
 from collections.abc import Sequence
 from typing import Any
 
-from vlm4vla.config import EvalConfig
 from vlm4vla.rollout.names import CONTROLS, IMAGE_OTHER, INSTRUCTION_SWAPPED
+from vlm4vla.schemas import EvalConfig
 from vlm4vla.types import Benchmark, EpisodeSpec, refuse
 
 Job = dict[str, Any]

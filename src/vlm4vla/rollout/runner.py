@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import torch
 
 from vlm4vla import records, registry
-from vlm4vla.config import EvalConfig
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.rollout import attempt, jobs
 from vlm4vla.rollout.batching import ActingPolicy
@@ -26,6 +25,7 @@ from vlm4vla.rollout.progress import Bar
 from vlm4vla.rollout.server import PolicyServer
 from vlm4vla.rollout.video import write_mp4
 from vlm4vla.rollout.wire import PolicyClient, is_ours
+from vlm4vla.schemas import EvalConfig
 from vlm4vla.types import Benchmark, RunFailed, UserError, refuse
 
 LOG = "workers.log"

@@ -8,11 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlm4vla import config as configs
-from vlm4vla.config import StudyConfig
 from vlm4vla.records import RunRecord
+from vlm4vla.schemas import StudyConfig
 from vlm4vla.study import cells
 
-NATIVE = ("tokens_per_sample", "prompt", "query_position", "image_pixels")
+NATIVE = (
+    "tokens_per_sample",
+    "image_tokens",
+    "model_pixels",
+    "image_pixels",
+    "prompt",
+    "query_position",
+    "attention_kernel",
+)
 RECORDED = {
     "proprioception": ("policy.proprioception",),
     "samples_seen": ("steps", "batch"),

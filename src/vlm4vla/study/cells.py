@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import registry
-from vlm4vla.config import DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
+from vlm4vla.schemas import DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def cells(study: StudyConfig, out: Path) -> list[Cell]:
     found: list[Cell] = []
     for arm, settings in study.arms.items():
         for seed in study.seeds:
-            plain = configs.to_dict(recipe(study, arm))
-            store = store_folder(study, out, plain["policy"]["backbone"]["image_size"])
+            recipe_of_arm = recipe(study, arm)
+            plain = configs.to_dict(recipe_of_arm)
+            store = store_folder(study, out, recipe_of_arm.policy.backbone.view)
             identity = configs.digest({"train": plain, "seed": seed, "store": store.name})
             folder = out / "cells" / f"{arm}-s{seed}-{identity}"
             data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}

@@ -9,12 +9,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vlm4vla.config import StudyConfig
+from vlm4vla.schemas import StudyConfig
 from vlm4vla.study import cells
 
 ASSUMED = {"arm": 0.9, "image-blank": 0.1, "image-other": 0.1, "instruction-swapped": 0.1}
 """Success rates assumed for the cost of evaluation; they decide nothing else."""
-SIDE_BY_SIDE = 1.25  # slower per step than alone, measured with two cells on two cores (LOG.md)
+SIDE_BY_SIDE = 1.4  # slower per step than alone: 1.25 to 1.6 in four quickstarts with two cells on two cores (LOG.md)
 CORES = len(os.sched_getaffinity(0))
 START_S = 6.0  # start of one command: imports, the model, the simulator
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import records, registry
-from vlm4vla.config import EvalConfig, StudyConfig
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.report.build import build
 from vlm4vla.report.sentences import row_name
 from vlm4vla.rollout import jobs
+from vlm4vla.schemas import EvalConfig, StudyConfig
 from vlm4vla.study import audit, cells, compare, execute, plan
 from vlm4vla.study.execute import Say
 from vlm4vla.types import Benchmark, RunFailed, refuse
@@ -58,7 +58,7 @@ class Study:
         guess = self._estimate()
         demos = cells.demos(self.config, self.out)
         self._stage("demos", execute.with_config(["bench", "demos"], demos, demos.out))
-        for size in sorted({cell.train.policy.backbone.image_size for cell in cells.cells(self.config, self.out)}):
+        for size in sorted({cell.train.policy.backbone.view for cell in cells.cells(self.config, self.out)}):
             store = cells.store_folder(self.config, self.out, size)
             words = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store)]
             self._stage("store", [*words, "--image-size", str(size), "--encoding", self.config.encoding])

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from vlm4vla.config import TrainConfig
 from vlm4vla.data.batch import BatchSampler
+from vlm4vla.schemas import TrainConfig
 from vlm4vla.train import checkpoint, schedule
 from vlm4vla.train.log import Log
 from vlm4vla.train.objective import Batch, Objective

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm4vla.config import NormalizerConfig, StudyTrain
 from vlm4vla.data.batch import Sample
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.policy import Facts, Policy
+from vlm4vla.schemas import NormalizerConfig, StudyTrain
 from vlm4vla.train import schedule
 from vlm4vla.types import ActionSpec, Observation
 
@@ -26,6 +26,8 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
     facts = Facts(spec, normalizer, state_names, zeros, (1.0,) * len(state_names), {})
     policy = Policy.create(recipe.policy, facts, seed=0)
     policy.freeze(recipe.freeze)
+    if recipe.gradient_checkpointing:
+        policy.backbone.recompute_activations()
     sample = _random_sample(recipe, spec, len(state_names))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy.to(device)
@@ -52,7 +54,7 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
 
 def _random_sample(recipe: StudyTrain, spec: ActionSpec, states: int) -> Sample:
     rng = np.random.default_rng(0)
-    size, chunk = recipe.policy.backbone.image_size, recipe.policy.chunk
+    size, chunk = recipe.policy.backbone.view, recipe.policy.chunk
     images = {name: rng.integers(0, 255, (size, size, 3), dtype=np.uint8) for name in recipe.policy.cameras}
     return Sample(
         images=images,

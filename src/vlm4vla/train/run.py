@@ -11,14 +11,14 @@ import numpy as np
 
 from vlm4vla import config as configs
 from vlm4vla import records
-from vlm4vla.backbones.base import Inputs
-from vlm4vla.config import TrainConfig
+from vlm4vla.backbones.processor import Inputs
 from vlm4vla.data.batch import Samples
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.data.statistics import Statistics
 from vlm4vla.data.store import Store
 from vlm4vla.policy import Facts, Policy, Preparer
 from vlm4vla.records import RunRecord
+from vlm4vla.schemas import TrainConfig
 from vlm4vla.train import checkpoint
 from vlm4vla.train.loop import World, fit
 from vlm4vla.train.objective import Objective
@@ -55,16 +55,18 @@ def facts_of(config: TrainConfig, store: Store) -> Facts:
 
 
 def objective_of(config: TrainConfig, store: Store) -> tuple[Objective, Policy]:
-    size = config.policy.backbone.image_size
+    size = config.policy.backbone.view
     wrong = [c for c in store.cameras if c.name in config.policy.cameras and (c.height, c.width) != (size, size)]
     if wrong:
         raise refuse(
             f"The store's pictures of {wrong[0].name!r} are {wrong[0].height} x {wrong[0].width}, the policy's {size}",
             possible=f"a store built with --image-size {size}",
-            todo="Build the store at the policy's image_size: pictures resized twice are not those it will act on.",
+            todo="Build the store at the policy's view_size: pictures resized twice are not those it will act on.",
         )
     policy = Policy.create(config.policy, facts_of(config, store), config.seed)
     policy.freeze(config.freeze)
+    if config.gradient_checkpointing:
+        policy.backbone.recompute_activations()
     samples = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
     items = Examples(samples, policy.preparer)
     return Objective(policy, items, policy.preparer.collate, Policy.weight), policy
@@ -109,7 +111,7 @@ def _train(config: TrainConfig, config_hash: str, store: Store, world: World, be
     resumed = fit(objective, config, world, config.out, config_hash)
     record = _record(config, config_hash, policy, store, started, time.monotonic() - began, resumed, world.size)
     if world.rank == 0:
-        digest = policy.save(config.out / "policy")
+        digest = policy.save_pretrained(config.out / "policy")
         record = record.model_copy(update={"inputs": {**record.inputs, "policy": digest}})
         records.write_one(config.out / "run.json", record)
         checkpoint.remove(config.out)  # the finished policy replaces it
@@ -158,7 +160,10 @@ def _facts(config: TrainConfig, policy: Policy, store: Store) -> dict[str, Any]:
     return {
         "checkpoint_commit": getattr(policy.backbone.model_config, "_commit_hash", None),
         "tokens_per_sample": len(ids),
+        "image_tokens": int((ids == processor.image_id).sum()),
+        "model_pixels": config.policy.backbone.image_size,
         "prompt": processor.tokenizer.decode(ids[: -config.policy.queries]),
+        "attention_kernel": policy.backbone.model_config.get_text_config()._attn_implementation,
         "query_position": int(np.argmax(ids == processor.query_id)),
         "image_pixels": [list(image.shape[:2]) for image in sample.images.values()],
         "proprioception": config.policy.proprioception,

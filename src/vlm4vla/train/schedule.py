@@ -5,7 +5,7 @@ import math
 from torch import nn
 from torch.optim import AdamW
 
-from vlm4vla.config import OptimizerConfig
+from vlm4vla.schemas import OptimizerConfig
 
 
 def rate(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -1,0 +1,251 @@
+"""What can be configured: one frozen schema per command. How they are read, hashed and compared: ``config.py``.
+
+No default hides below the command line: what a run used is what ``to_yaml`` of its resolved configuration says.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vlm4vla.config import Config, flatten, to_dict
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Group = Literal["vision", "connector", "language", "embedding"]
+Freezable = Literal["vision", "connector", "language", "embedding", "vision-as-in-paper"]
+"""A parameter group, or what the paper's code froze as "vision": per family with or without the connector."""
+Control = Literal["image-blank", "image-other", "instruction-swapped"]
+"""Evaluation-only changes of what a policy gets to see: no picture, another episode's, another task's sentence."""
+
+
+class BackboneConfig(Config):
+    """Which VLM, and how it is run.
+
+    ``checkpoint``: a Hugging Face id, a folder that transformers saved, or ``preset:NAME`` of the family
+    (``preset:tiny``). ``image_size`` is the pixel budget: the side of the square that the model sees. ``view_size`` is
+    the side of the square that data and simulator hand over (null: the same); where it is smaller, pictures are
+    enlarged, as the reference silently does for the Qwen families (224 to 448).
+    """
+
+    family: str
+    checkpoint: str
+    init: Literal["pretrained", "scratch"]
+    image_size: Positive = 224
+    view_size: Positive | None = None
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored weights; train.precision is the arithmetic
+    revision: str | None = None  # commit, tag or branch on the hub
+    prompt: str = "What action should the robotic arm take to {instruction}"
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_place(cls, prompt: str) -> str:
+        if prompt.count("{instruction}") != 1:
+            raise ValueError("the prompt must contain {instruction} exactly once, or the policy never hears it")
+        return prompt
+
+    @property
+    def view(self) -> int:
+        """Side of the pictures that data and simulator hand over, in pixels."""
+        return self.view_size or self.image_size
+
+
+class HeadConfig(Config):
+    """The action head. ``gripper_weight`` and ``huber_delta`` are the paper's (reference: 0.01 and 1)."""
+
+    name: str = "regression"
+    gripper_weight: float = 0.01
+    huber_delta: float = 1.0
+
+
+class NormalizerConfig(Config):
+    """How arm actions become targets in [-1, 1]. ``limits``: the action spec's own bounds (nothing is fitted)."""
+
+    kind: Literal["limits", "quantile", "min_max", "mean_std"] = "quantile"
+    clip: float | None = None
+
+
+class AugmentConfig(Config):
+    """Training-time picture changes. ``shift``: DrQ random shift in pixels of the model's picture, edges replicated."""
+
+    shift: Count = 0
+
+
+class PolicyConfig(Config):
+    """The policy: one VLM, ``queries`` learned vectors after its last token, one head."""
+
+    backbone: BackboneConfig
+    head: HeadConfig = HeadConfig()
+    chunk: Positive
+    queries: Positive = 1
+    cameras: tuple[str, ...]
+    proprioception: bool = False
+    normalizer: NormalizerConfig = NormalizerConfig()
+
+
+class DataConfig(Config):
+    """Where samples come from. ``workers`` are loader processes; the order does not depend on them."""
+
+    store: Path
+    augment: AugmentConfig = AugmentConfig()
+    workers: Count = 0
+
+
+class OptimizerConfig(Config):
+    """AdamW; ``clip_norm`` 0 switches clipping off (the reference does so by accident)."""
+
+    lr: Annotated[float, Field(gt=0)]
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: Count = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: NotNegative = 1.0
+
+
+def _check_whole_lines(checkpoint_every: int, log_every: int) -> None:
+    if checkpoint_every % log_every:
+        raise ValueError("checkpoint_every must be a multiple of log_every, so that a resumed log has whole lines")
+
+
+class TrainConfig(Config):
+    """One training run. ``batch`` is the global batch; ``freeze`` lists parameter groups that get no gradient."""
+
+    policy: PolicyConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    batch: Positive
+    steps: Positive
+    freeze: tuple[Freezable, ...] = ()
+    gradient_checkpointing: bool = False  # recompute activations: less memory, the same numbers, more time
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = 0
+    log_every: Positive = 20
+    checkpoint_every: Positive = 500
+    threads: Count = 0  # CPU threads per process; 0 leaves torch's choice
+    out: Path
+
+    @model_validator(mode="after")
+    def _whole_lines(self) -> "TrainConfig":
+        _check_whole_lines(self.checkpoint_every, self.log_every)
+        return self
+
+
+class EvalConfig(Config):
+    """One closed-loop evaluation. Rows do not depend on ``workers``; ``batch`` is the one padded inference shape."""
+
+    policy: str  # folder, Hugging Face id, ws://HOST:PORT, or builtin:expert / builtin:do-nothing
+    bench: str
+    tasks: tuple[str, ...] = ()  # empty: all tasks of the benchmark
+    episodes: Positive = 20  # per task, the first ones of the split's list
+    split: Literal["train", "dev", "eval"] = "eval"
+    execute: Positive  # steps executed of each chunk
+    controls: tuple[Control | None, ...] = (None,)
+    control_episodes: Positive | None = None  # per task for the controls; null: as many as ``episodes``
+    arm: str = "policy"  # the name that the rows carry
+    seed: int = 0  # the policy's training seed: recorded and part of the run's identity, nothing is drawn from it
+    workers: Positive = 2
+    batch: Positive = 4
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Count = 0
+    videos_per_task: Count = 0
+    assume_spec: bool = False  # accept a server that declares no action spec
+    out: Path
+
+
+class DemosConfig(Config):
+    """Demonstrations of a benchmark's scripted expert on its train starts; only successful episodes are kept."""
+
+    bench: str
+    tasks: tuple[str, ...] = ()  # empty: all tasks of the benchmark
+    per_task: Positive
+    noise: NotNegative = 0.3  # sd of Gaussian noise on the executed arm action; the label stays clean
+    after_success: Count = 4  # steps recorded after the first success
+    workers: Positive = 2
+    out: Path
+
+
+class ArmConfig(Config):
+    """An arm: dotted overrides of the study's ``train`` section, and a sentence for the report."""
+
+    label: str
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
+
+
+class StudyDemos(Config):
+    per_task: Positive
+    noise: NotNegative
+    after_success: Count
+
+
+class StudyEval(Config):
+    episodes: Positive
+    control_episodes: Positive
+    execute: Positive
+    batch: Positive
+    workers: Positive
+    videos_per_task: Count
+    threads: Count = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class StudyTrain(Config):
+    """The recipe that all arms share (``policy`` to ``precision`` as in :class:`TrainConfig`)."""
+
+    policy: PolicyConfig
+    augment: AugmentConfig
+    optimizer: OptimizerConfig
+    batch: Positive
+    steps: Positive
+    freeze: tuple[Freezable, ...] = ()
+    gradient_checkpointing: bool = False  # recompute activations: less memory, the same numbers, more time
+    precision: Literal["fp32", "bf16"] = "bf16"
+    loader_workers: Count = 0
+    log_every: Positive = 20
+    checkpoint_every: Positive = 500
+    threads: Count = 0
+
+    @model_validator(mode="after")
+    def _whole_lines(self) -> "StudyTrain":
+        _check_whole_lines(self.checkpoint_every, self.log_every)
+        return self
+
+
+class StudyConfig(Config):
+    """Arms x seeds on one benchmark; ``factor`` names the one thing in which the arms may differ."""
+
+    name: str
+    title: str
+    caveat: str
+    bench: str
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    factor: str
+    may_differ: tuple[str, ...]  # dotted keys of ``train`` that the factor touches
+    demos: StudyDemos
+    encoding: Literal["jpeg", "png", "raw"] = "png"  # of the frame store; jpeg loses a little
+    train: StudyTrain
+    eval: StudyEval
+    arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
+    references: tuple[Literal["do-nothing", "expert"], ...] = ("do-nothing", "expert")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudyConfig":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is listed twice in seeds")
+        if self.eval.execute > self.train.policy.chunk:
+            raise ValueError(
+                f"eval.execute {self.eval.execute} is more than the chunk of {self.train.policy.chunk} steps"
+            )
+        if self.eval.control_episodes > self.eval.episodes:
+            raise ValueError(
+                "eval.control_episodes is more than eval.episodes: controls are paired with the arm's rows"
+            )
+        known = flatten(to_dict(self.train))
+        for key in self.may_differ:
+            if not any(k == key or k.startswith(f"{key}.") for k in known):
+                raise ValueError(f"may_differ names {key!r}, which is no setting of train: {', '.join(sorted(known))}")
+        return self

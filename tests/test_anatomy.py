@@ -85,4 +85,5 @@ def test_folders_are_inspected_by_what_they_say(tmp_path: Path) -> None:
     backbone.processor.tokenizer.save_pretrained(tmp_path)
     found = anatomy.look(anatomy.parse(str(tmp_path), image_size=96))
     assert found.backbone.family == "qwen3_vl" and found.tokenizer == str(tmp_path)
-    assert main(["inspect", str(tmp_path / "none")]) == 2
+    with pytest.raises(UserError, match="Did you mean 'paligemma'"):
+        anatomy.parse("paligema")

@@ -130,6 +130,13 @@ def parse(name: str, image_size: int | None = None, view_size: int | None = None
         of = loading.family(family)
         native = int(loading.preset(of, preset or "tiny")["image_size"])
         checkpoint = f"preset:{preset or 'tiny'}"
+    elif "/" not in name and not Path(name).exists():
+        raise refuse(
+            f"{name!r} is no VLM family, no folder, and no Hugging Face id",
+            given=family,
+            possible=registry.names("backbones"),
+            todo="Give a family, FAMILY:PRESET, an id such as OWNER/MODEL, or a folder.",
+        )
     else:
         model_config = loading.read_config(name)
         of, checkpoint, native = loading.family_of(model_config.model_type, name), name, 224

@@ -138,7 +138,9 @@ class Backbone(nn.Module):
 
     def recompute_activations(self) -> None:
         """Trade time for memory in training (gradient checkpointing); the numbers stay the same."""
-        self.model.gradient_checkpointing_enable()  # type: ignore[operator]
+        # The library renamed it in 5.23, and we run on older ones too.
+        model: Any = self.model
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
     @contextmanager
     def _queries(self, query_QD: Tensor) -> Iterator[None]:

@@ -8,13 +8,15 @@ import pytest
 from PIL import Image as Pil
 
 from vlm4vla import anatomy, registry
-from vlm4vla.backbones import conformance, loading
+from vlm4vla.backbones import conformance, families
 from vlm4vla.cli.main import main
 from vlm4vla.types import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.txt"
 EVERY = [
-    f"{name}:{preset}" for name in registry.names("backbones") for preset in loading.preset_names(loading.family(name))
+    f"{name}:{preset}"
+    for name in registry.names("backbones")
+    for preset in families.preset_names(families.family(name))
 ]
 
 
@@ -85,5 +87,17 @@ def test_folders_are_inspected_by_what_they_say(tmp_path: Path) -> None:
     backbone.processor.tokenizer.save_pretrained(tmp_path)
     found = anatomy.look(anatomy.parse(str(tmp_path), image_size=96))
     assert found.backbone.family == "qwen3_vl" and found.tokenizer == str(tmp_path)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        anatomy.look(anatomy.parse("qwen3_vl"), tokenizer=str(tmp_path / "none"))
     with pytest.raises(UserError, match="Did you mean 'paligemma'"):
         anatomy.parse("paligema")
+
+
+@pytest.mark.parametrize("family", registry.names("backbones"))
+def test_a_folder_is_inspected_at_its_encoders_own_size(family: str, tmp_path: Path) -> None:
+    backbone = conformance.tiny(family)
+    backbone.model_config.save_pretrained(tmp_path)
+    backbone.processor.tokenizer.save_pretrained(tmp_path)
+    found = anatomy.look(anatomy.parse(str(tmp_path)))
+    native = 224 if "qwen" in family else 96
+    assert found.backbone.image_size == native == len(found.seen)

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForImageTextToText,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from vlm4vla import records, registry
-from vlm4vla.backbones import loading
+from vlm4vla.backbones import families, loading
 from vlm4vla.backbones.base import Backbone
 from vlm4vla.backbones.processor import Processor
 from vlm4vla.data import pictures
@@ -123,12 +122,14 @@ class Anatomy:
         return lines + [_line(run) for run in _runs(self.prompt)]
 
 
-def parse(name: str, image_size: int | None = None, view_size: int | None = None) -> BackboneConfig:
+def parse(
+    name: str, image_size: int | None = None, view_size: int | None = None, revision: str | None = None
+) -> BackboneConfig:
     """``FAMILY``, ``FAMILY:PRESET``, a Hugging Face id or a folder; without a size, the preset's or encoder's own."""
     family, _, preset = name.partition(":")
     if family in registry.names("backbones"):
-        of = loading.family(family)
-        native = int(loading.preset(of, preset or "tiny")["image_size"])
+        of = families.family(family)
+        native = int(families.preset(of, preset or "tiny")["image_size"])
         checkpoint = f"preset:{preset or 'tiny'}"
     elif "/" not in name and not Path(name).exists():
         raise refuse(
@@ -138,11 +139,17 @@ def parse(name: str, image_size: int | None = None, view_size: int | None = None
             todo="Give a family, FAMILY:PRESET, an id such as OWNER/MODEL, or a folder.",
         )
     else:
-        model_config = loading.read_config(name)
-        of, checkpoint, native = loading.family_of(model_config.model_type, name), name, 224
+        model_config = loading.read_config(name, revision)
+        of, checkpoint = families.family_of(model_config.model_type, name), name
+        native = of.native_size(model_config)
     size = image_size or native
     return BackboneConfig(
-        family=of.name, checkpoint=checkpoint, init="scratch", image_size=size, view_size=view_size or size
+        family=of.name,
+        checkpoint=checkpoint,
+        revision=revision,
+        init="scratch",
+        image_size=size,
+        view_size=view_size or size,
     )
 
 
@@ -163,7 +170,7 @@ def look(
         raise refuse(
             f"Unknown group {wrong[0]!r}", given=wrong[0], possible=get_args(Freezable), todo="Use one of these."
         )
-    given = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
+    given = loading.read_tokenizer(tokenizer) if tokenizer else None
     policy = skeleton(config, chunk, given)
     policy.freeze(freeze)
     backbone = policy.backbone
@@ -205,7 +212,7 @@ def parts(config: BackboneConfig, chunk: int, backbone: Backbone) -> tuple[Polic
 def language_head(model_config: PretrainedConfig) -> ParameterCount:
     """The output head of the published model, which a policy does not carry: tied to the embedding, or left out."""
     with torch.device("meta"):
-        whole = AutoModelForImageTextToText.from_config(model_config)
+        whole = AutoModelForImageTextToText.from_config(model_config, trust_remote_code=False)
     whole.tie_weights()
     head, embedding = whole.get_output_embeddings().weight, whole.get_input_embeddings().weight
     tied = head is embedding

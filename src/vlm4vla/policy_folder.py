@@ -1,4 +1,4 @@
-"""A policy as files: ``config.json``, tokenizer, ``policy.json``, ``README.md`` and the weights, whose hash it names.
+"""A policy as files: ``config.json``, tokenizer, weights, ``README.md``, and ``policy.json``, which names their hashes.
 
 The folder is what ``Policy.save_pretrained`` writes, what a Hugging Face repository of a policy holds, and what
 ``Policy.from_pretrained`` reads. Nothing in it is executed or unpickled.
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.md"]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a policy folder holds, checked against the hash of its weights."""
+    """What a policy folder holds, checked against the hashes of its files."""
 
     folder: Path
     config: PolicyConfig
@@ -49,56 +50,88 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     card: str,
 ) -> str:
-    """Write the folder, each file atomically and ``policy.json`` last; returns the policy's digest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{WEIGHTS}.{os.getpid()}.part"
+    """Write the folder beside its place and move it there when it is whole; returns the policy's digest.
+
+    A policy that was there is replaced; any other content is refused.
+    """
+    if folder.is_dir() and not (folder / META).is_file() and any(folder.iterdir()):
+        raise refuse(
+            f"{folder} holds something else than a policy",
+            possible="a new or empty folder, or the folder of a policy, which is replaced",
+            todo="Give another folder.",
+        )
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        model_config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial, {"format": "pt"})
-        partial.replace(folder / WEIGHTS)
+        partial.mkdir(parents=True)
+        model_config.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / WEIGHTS, {"format": "pt"})
+        meta: dict[str, Any] = {
+            "format": 1,
+            "config": configs.to_dict(config),
+            "facts": dict(facts),
+            "files": {file.name: _hash(file) for file in sorted(partial.iterdir())},
+        }
+        meta["digest"] = _digest(meta)
+        (partial / CARD).write_text(card)
+        records.write_atomic(partial / META, json.dumps(meta, indent=1) + "\n")
+        if folder.is_dir():
+            earlier = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(earlier)
+            partial.rename(folder)
+            shutil.rmtree(earlier)
+        else:
+            partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise records.disk_error(folder, _os_error(error)) from error
-    records.write_atomic(folder / CARD, card)
-    meta: dict[str, Any] = {
-        "format": 1,
-        "config": configs.to_dict(config),
-        "facts": dict(facts),
-        "weights": _hash(folder / WEIGHTS),
-    }
-    meta["digest"] = configs.digest(meta)
-    records.write_atomic(folder / META, json.dumps(meta, indent=1) + "\n")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return str(meta["digest"])
 
 
-def read(name: str) -> Saved:
-    """A policy folder or a Hugging Face id; refuses what is no policy, and weights that are not those it describes."""
-    folder = _find(name)
+def read(name: str, revision: str | None = None) -> Saved:
+    """A policy folder or a Hugging Face id; refuses what is no policy, and files that are not those it describes."""
+    folder = _find(name, revision)
     meta = json.loads((folder / META).read_text())
     config = configs.validate(PolicyConfig, meta["config"], source=str(folder / META))
-    weights = _hash(folder / WEIGHTS)
-    if weights != meta["weights"]:
+    for file, expected in meta["files"].items():
+        found = _hash(folder / file) if (folder / file).is_file() else "missing"
+        if found != expected:
+            raise refuse(
+                f"{folder / file} is not the file that {META} describes (sha256 {found[:12]}...)",
+                possible=f"sha256 {expected[:12]}...",
+                todo="Copy the whole folder again; a policy is never loaded from mixed files.",
+            )
+    if meta["digest"] != _digest(meta):
         raise refuse(
-            f"{folder / WEIGHTS} is not the file that {META} describes (sha256 {weights[:12]}...)",
-            possible=f"sha256 {meta['weights'][:12]}...",
-            todo="Copy the whole folder again; a policy is never loaded from mixed files.",
+            f"{folder / META} was changed after it was written (its content does not give its digest)",
+            possible=f"the file as it was written, digest {meta['digest']}",
+            todo="Copy the whole folder again; to act with other settings, train or save a policy with them.",
         )
     return Saved(folder, config, meta["facts"], load_file(folder / WEIGHTS), meta["digest"])
 
 
 def push(folder: Path, repo_id: str, private: bool, revision: str | None = None) -> str:
-    """Upload a policy folder to a Hugging Face model repository (made where it is absent); returns the commit's URL."""
+    """Upload a policy folder to a Hugging Face model repository (made where it is absent); returns the commit's URL.
+
+    A repository that exists keeps its visibility; where ``private`` is asked for and it is public, nothing is sent.
+    """
     from huggingface_hub import HfApi
 
-    _find(str(folder))
+    _find(str(folder), None)
     api = HfApi()
-    api.create_repo(repo_id, private=private, exist_ok=True)
+    whole_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if private and not api.model_info(whole_id).private:
+        raise refuse(
+            f"{whole_id} exists and is public",
+            possible="a new repository, a private one, or private=False",
+            todo="Change the repository's visibility, or push to another one.",
+        )
     if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
+        api.create_branch(whole_id, branch=revision, exist_ok=True)
     done = api.upload_folder(
         folder_path=folder,
-        repo_id=repo_id,
+        repo_id=whole_id,
         revision=revision,
         allow_patterns=_PATTERNS,
         commit_message="vlm4vla policy",
@@ -113,7 +146,7 @@ def card(config: PolicyConfig, facts: Mapping[str, Any], spec: ActionSpec, param
     hub = backbone.init == "pretrained" and named
     origin = f"`{backbone.checkpoint}`" + ("" if backbone.init == "pretrained" else " (architecture, random weights)")
     view, size = backbone.view, backbone.image_size
-    counts = "\n".join(f"| {p.group} | {p.total:,} | {p.trainable:,} | {p.new:,} |" for p in parameters)
+    counts = "\n".join(f"| {p.group} | {p.total:,} | {p.new:,} |" for p in parameters)
     dimensions = "\n".join(
         f"| {d.name} | {d.kind} | {d.unit} | {d.frame} | {d.low:g} to {d.high:g} |" for d in spec.dimensions
     )
@@ -129,7 +162,8 @@ def card(config: PolicyConfig, facts: Mapping[str, Any], spec: ActionSpec, param
         "",
         f"VLM: {origin}, family `{backbone.family}`. Head: `{config.head.name}`, chunks of {config.chunk} actions at",
         f"{spec.control_hz:g} Hz. Cameras: {', '.join(config.cameras)}, {view} x {view} pixels, which the model sees",
-        f"at {size} x {size}. Proprioception: {'read' if config.proprioception else 'not read'}.",
+        f"at {size} x {size}{_crop(facts)}. Pictures per camera: {config.window}.",
+        f"Proprioception: {'read' if config.proprioception else 'not read'}.",
         f'Prompt: "{backbone.prompt}" inside the VLM\'s own template.',
         "",
         "Trained on:",
@@ -138,7 +172,7 @@ def card(config: PolicyConfig, facts: Mapping[str, Any], spec: ActionSpec, param
         "",
         f"| action | kind | unit | frame | limits |\n|---|---|---|---|---|\n{dimensions}",
         "",
-        f"| parameters | total | trainable | new |\n|---|---|---|---|\n{counts}",
+        f"| parameters | total | new |\n|---|---|---|\n{counts}",
         "",
         "This card states no success rate: measure it with `vlm4vla eval`, on starts that were not trained on.",
         "",
@@ -152,7 +186,12 @@ def card(config: PolicyConfig, facts: Mapping[str, Any], spec: ActionSpec, param
     return "\n".join(lines)
 
 
-def _find(name: str) -> Path:
+def _crop(facts: Mapping[str, Any]) -> str:
+    area = facts["center_crop"]
+    return "" if area is None else f", after a crop to the middle {area:.0%} of their area, which it does itself"
+
+
+def _find(name: str, revision: str | None) -> Path:
     folder = Path(name)
     if (folder / META).is_file():
         return folder
@@ -164,9 +203,36 @@ def _find(name: str) -> Path:
             possible=found or "a folder written by vlm4vla train, or a Hugging Face id",
             todo="Give the 'policy' folder of a finished training run.",
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+    try:
+        commit = Path(hf_hub_download(name, META, revision=revision)).parent.name  # before gigabytes of something else
+        return Path(snapshot_download(name, revision=commit, allow_patterns=_PATTERNS))
+    except LocalEntryNotFoundError as error:
+        raise refuse(
+            f"{name!r} is not in the cache, and the hub cannot be reached",
+            possible="a folder, or an id that this machine can reach",
+            todo="Check the network, or give a folder.",
+        ) from error
+    except EntryNotFoundError as error:
+        raise refuse(
+            f"{name!r} is a repository without {META}: no policy",
+            possible="a repository that push_to_hub made",
+            todo="A VLM becomes a policy by training: set it as policy.backbone.checkpoint of `vlm4vla train`.",
+        ) from error
+    except HfHubHTTPError as error:
+        raise refuse(
+            f"{name!r} cannot be had from the hub: {str(error).splitlines()[0]}",
+            possible="the id of a policy's repository, and a token where it is private",
+            todo="Check the spelling, and `hf auth login` for a private repository.",
+        ) from error
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """Of settings, facts and files; not of ``tokenizer_config.json``, where the library notes how it was read."""
+    files = {name: digest for name, digest in meta["files"].items() if name != "tokenizer_config.json"}
+    return configs.digest({"format": meta["format"], "config": meta["config"], "facts": meta["facts"], "files": files})
 
 
 def _os_error(error: Exception) -> OSError:

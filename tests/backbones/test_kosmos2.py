@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vlm4vla.backbones import conformance, loading
+from vlm4vla.backbones import conformance, families, loading
 from vlm4vla.backbones._tiny import tiny_tokenizer
 from vlm4vla.backbones.base import Backbone
 from vlm4vla.schemas import BackboneConfig
@@ -137,6 +137,15 @@ def test_the_encoder_takes_one_size_only(backbone: Backbone) -> None:
         loading.load(backbone.config.model_copy(update={"image_size": 112}), 1, seed=0)
 
 
+def test_positions_are_those_that_the_library_counts(backbone: Backbone) -> None:
+    batch = backbone.processor.collate(
+        [backbone.processor.prepare(conformance.pictures(1), sentence) for sentence in ("open it", SENTENCE)]
+    )
+    counter = backbone.model.text_model.model.embed_positions
+    theirs = counter.create_position_ids_from_input_ids(batch["input_ids"], counter.padding_idx)
+    assert torch.equal(backbone.family.positions(backbone.model, batch)[0], theirs)
+
+
 def test_dropout_acts_in_training_alone(backbone: Backbone) -> None:
     batch, query = one_sample(backbone), conformance.query(backbone)
     assert torch.equal(backbone.readout(batch, query), backbone.readout(batch, query))
@@ -189,7 +198,7 @@ def test_a_published_checkpoint_loads(backbone: Backbone, tmp_path: Path) -> Non
 def test_full_size_preset_is_the_published_model() -> None:
     """1.66 B parameters, which the paper rounds to 1.7; dropout 0.1 as published."""
     config = BackboneConfig(family="kosmos2", checkpoint="preset:patch14-224", init="scratch", image_size=224)
-    model_config, _ = loading.preset_parts(loading.family("kosmos2"), "patch14-224")
+    model_config, _ = families.preset_parts(families.family("kosmos2"), "patch14-224")
     assert (model_config.text_config.dropout, model_config.text_config.attention_dropout) == (0.1, 0.1)
     backbone = loading.load(config, 1, seed=0, device="meta")
     assert round(sum(p.numel() for p in backbone.parameters()) / 1e6) == 1664

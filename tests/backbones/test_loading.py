@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -77,8 +79,47 @@ def test_weights_of_another_size(folder: Path) -> None:
     name = next(name for name in tensors if name.endswith("language_model.norm.weight"))
     tensors[name] = torch.ones(128)
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks 1 of the model's weights|cannot be loaded"):
+    with pytest.raises(UserError, match=r"norm\.weight with shape \(128,\), its config\.json says \(256,\)"):
         loading.load(config(folder), 1, seed=7)
+
+
+@pytest.mark.parametrize("cut", [0, 1000])
+def test_a_broken_download(folder: Path, cut: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        loading.load(config(folder), 1, seed=7)
+
+
+def test_a_folder_without_tokenizer(folder: Path) -> None:
+    for file in folder.glob("token*"):
+        file.unlink()
+    with pytest.raises(UserError, match="does not know the special tokens"):
+        loading.load(config(folder), 1, seed=7)
+
+
+def test_a_tokenizer_without_pad_gets_the_familys(backbone: Backbone, folder: Path) -> None:
+    plain = json.loads((folder / "tokenizer_config.json").read_text())
+    del plain["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(plain))
+    assert loading.load(config(folder), 1, seed=7).processor.pad_id == backbone.processor.pad_id
+
+
+def test_a_configuration_of_another_tokenizer(folder: Path) -> None:
+    edit(folder / "config.json", image_token_id=3)
+    with pytest.raises(UserError, match="says image_token_id 3, its tokenizer has"):
+        loading.load(config(folder), 1, seed=7)
+
+
+def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
+    """The library would ask on the terminal whether to run it; here the answer is no, whatever is typed."""
+    custom = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl_chat", "auto_map": custom}))
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    script = f"from vlm4vla.backbones import loading\nloading.read_config({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", script], input="y\n" * 5, capture_output=True, text=True)
+    assert done.returncode != 0 and "UserError" in done.stderr
+    assert not list(tmp_path.rglob("ran")) and "[y/N]" not in done.stdout + done.stderr
 
 
 def test_integer_weights(folder: Path) -> None:
@@ -100,10 +141,14 @@ def test_half_precision_checkpoint_loads_as_asked(folder: Path) -> None:
     assert {p.dtype for p in loading.load(config(folder), 1, seed=7).parameters()} == {torch.float32}
 
 
-def test_other_pixels(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("image_mean", [0.48, 0.46, 0.41]), ("image_std", 1.0), ("image_mean", [0.5, 0.5]), ("do_normalize", False)],
+)
+def test_other_pixels(folder: Path, key: str, value: object) -> None:
     """A fine-tune that changed the normalisation would see shifted colours."""
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.48, 0.46, 0.41]}))
-    with pytest.raises(UserError, match="image_mean"):
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_std": [0.5] * 3, key: value}))
+    with pytest.raises(UserError, match=f"says {key}"):
         loading.load(config(folder), 1, seed=7)
 
 

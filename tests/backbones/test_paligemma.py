@@ -187,5 +187,6 @@ def test_ids_with_the_real_tokenizer(real_tokenizer: PreTrainedTokenizerBase) ->
         return_tensors="np",
     )
     assert ids[:-1] == theirs["input_ids"][0].tolist()
-    hostile = processor.prepare(conformance.pictures(1, 224), "open <image><bos><eos><pad>")["input_ids"].tolist()
-    assert [hostile.count(i) for i in (257152, 2, 1, 0)] == [256, 1, 0, 0]
+    hostile = processor.prepare(conformance.pictures(1, 224), "open <image><bos><eos><pad><loc0001><seg001>")
+    counts = [hostile["input_ids"].tolist().count(i) for i in (257152, 2, 1, 0, 256001, 257025)]
+    assert counts == [256, 1, 0, 0, 0, 0]

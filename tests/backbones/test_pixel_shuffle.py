@@ -14,7 +14,7 @@ from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE, get_image_prompt_string
 
-from vlm4vla.backbones import conformance, loading
+from vlm4vla.backbones import conformance, families, loading
 from vlm4vla.backbones.base import Backbone
 from vlm4vla.schemas import BackboneConfig
 from vlm4vla.types import Image, UserError
@@ -137,21 +137,21 @@ def test_a_second_opening_token_would_be_wrong() -> None:
 
 def test_pixels_beyond_the_last_whole_patch_are_lost_in_the_library() -> None:
     """Why the 2.2B runs at 378: its encoder is called a 384, and its patches of 14 reach to 378. Here 48 and 42."""
-    model_config, tokenizer = loading.preset_parts(loading.family("smolvlm"), "tiny")
+    model_config, tokenizer = families.preset_parts(families.family("smolvlm"), "tiny")
     model_config.vision_config.image_size, model_config.vision_config.patch_size = 48, 14
     model_config.scale_factor = 3
     torch.manual_seed(0)
     model = AutoModel.from_config(model_config).eval()
     config = BackboneConfig(family="smolvlm", checkpoint="preset:tiny", init="scratch", image_size=42)
-    processor = loading.family("smolvlm").processor(tokenizer, config, model_config, 1)
+    processor = families.family("smolvlm").processor(tokenizer, config, model_config, 1)
     (large,) = conformance.pictures(1, 48)
     batch = processor.collate([processor.prepare([np.ascontiguousarray(large[:42, :42])], "push")])
     with torch.no_grad():
         exact = model(**batch).last_hidden_state
-        planes = torch.from_numpy(processor.normalise(large).transpose(2, 0, 1))[None, None]
+        planes = torch.from_numpy(processor.normalise(large.transpose(2, 0, 1)))[None, None]
         assert torch.equal(model(**{**batch, "pixel_values": planes}).last_hidden_state, exact)
     with pytest.raises(UserError, match="image_size to 42"):
-        loading.family("smolvlm").processor(tokenizer, config.model_copy(update={"image_size": 48}), model_config, 1)
+        families.family("smolvlm").processor(tokenizer, config.model_copy(update={"image_size": 48}), model_config, 1)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_pixels_beyond_the_last_whole_patch_are_lost_in_the_library() -> None:
     ],
 )
 def test_published_shapes(family: str, preset: str, tokens: int, parameters: int) -> None:
-    size = loading.preset(loading.family(family), preset)["image_size"]
+    size = families.preset(families.family(family), preset)["image_size"]
     config = BackboneConfig(family=family, checkpoint=f"preset:{preset}", init="scratch", image_size=size)
     backbone = loading.load(config, 1, 0, device="meta")
     assert backbone.processor.image_tokens() == tokens

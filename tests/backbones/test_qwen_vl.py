@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vlm4vla import anatomy
-from vlm4vla.backbones import conformance, loading
+from vlm4vla.backbones import conformance, families, loading
 from vlm4vla.backbones.base import Backbone
 from vlm4vla.schemas import BackboneConfig
-from vlm4vla.types import UserError
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
@@ -174,8 +172,8 @@ def test_positions_of_an_earlier_call_stay_in_the_model_and_are_not_read(backbon
     assert again is not None and torch.equal(fresh, again)
 
 
-def test_a_published_checkpoint_loads_and_an_incomplete_one_is_refused(backbone: Backbone, tmp_path: Path) -> None:
-    """As on the hub: saved with its language head. One tensor less is an error, not a random number."""
+def test_a_published_checkpoint_loads(backbone: Backbone, tmp_path: Path) -> None:
+    """As on the hub: saved with its language head, and for the experts with their axes exchanged."""
     whole = AutoModelForImageTextToText.from_config(backbone.model.config)
     whole.model.load_state_dict(backbone.model.state_dict())
     whole.save_pretrained(tmp_path)
@@ -184,12 +182,6 @@ def test_a_published_checkpoint_loads_and_an_incomplete_one_is_refused(backbone:
     loaded = loading.load(config, 1, seed=7).eval()
     images = conformance.pictures(1)
     assert torch.equal(*(conformance.run(m, images, ["open it"]) for m in (backbone, loaded)))
-    file = tmp_path / "model.safetensors"
-    tensors = load_file(file)
-    del tensors[next(name for name in tensors if "visual.blocks.0" in name)]
-    save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="lacks 1 of the model's weights"):
-        loading.load(config, 1, seed=7)
 
 
 # With the published tokenizers: the ids of real checkpoints, and of full-size presets.
@@ -213,10 +205,10 @@ def published(request: pytest.FixtureRequest) -> tuple[str, Path, PreTrainedToke
 
 def test_full_size_presets_get_the_published_ids(published: tuple[str, Path, PreTrainedTokenizerBase]) -> None:
     name, _, tokenizer = published
-    family = loading.family(name)
-    assert sorted(p for p in loading.preset_names(family) if not p.startswith("tiny")) == sorted(FULL_SIZE[name])
+    family = families.family(name)
+    assert sorted(p for p in families.preset_names(family) if not p.startswith("tiny")) == sorted(FULL_SIZE[name])
     for preset in FULL_SIZE[name]:
-        config, _ = loading.preset_parts(family, preset, tokenizer=tokenizer)
+        config, _ = families.preset_parts(family, preset, tokenizer=tokenizer)
         assert (config.image_token_id, config.video_token_id) == (151655, 151656)
         assert (config.vision_start_token_id, config.vision_end_token_id) == (151652, 151653)
         settings = BackboneConfig(family=name, checkpoint=f"preset:{preset}", init="scratch", image_size=224)
@@ -244,8 +236,8 @@ def test_prompt_has_the_published_ids(published: tuple[str, Path, PreTrainedToke
 def test_64_image_tokens_at_the_published_least_size(published: tuple[str, Path, PreTrainedTokenizerBase]) -> None:
     """The published processor of patch 16 enlarges what is below 256 x 256; a size of 256 gives its 64 tokens."""
     name, _, tokenizer = published
-    family = loading.family(name)
-    config, _ = loading.preset_parts(family, FULL_SIZE[name][0], tokenizer=tokenizer)
+    family = families.family(name)
+    config, _ = families.preset_parts(family, FULL_SIZE[name][0], tokenizer=tokenizer)
     size = 224 if name == "qwen2_5_vl" else 256
     settings = BackboneConfig(family=name, checkpoint=f"preset:{FULL_SIZE[name][0]}", init="scratch", image_size=size)
     ids = family.processor(tokenizer, settings, config, 1).prepare(conformance.pictures(1), "push")["input_ids"]

@@ -18,7 +18,7 @@ from transformers import SmolVLMForConditionalGeneration as Whole
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from vlm4vla.backbones import conformance, loading
+from vlm4vla.backbones import conformance, families, loading
 from vlm4vla.backbones.base import Backbone
 from vlm4vla.data.batch import Sample
 from vlm4vla.data.normalize import Normalizer
@@ -104,7 +104,7 @@ def backbone(settings: BackboneConfig) -> Backbone:
 
 def test_the_published_shape_is_that_of_the_real_file(trained: tuple[LlamaConfig, dict[str, Tensor]]) -> None:
     """Our preset of the 256M, whose numbers come from derivatives, against what the real text half says of itself."""
-    preset, _ = loading.preset_parts(loading.family("smolvlm"), "2-256m")
+    preset, _ = families.preset_parts(families.family("smolvlm"), "2-256m")
     real, ours = trained[0], preset.text_config
     for key in (
         "hidden_size",

@@ -18,12 +18,13 @@ COMMIT = "a" * 40
 
 
 class FakeHub(ThreadingHTTPServer):
-    """``files``: path in the repository -> bytes; ``requests``: what was asked, in order."""
+    """``files``: path in the repository -> bytes; ``requests``: what was asked, in order; ``private``: visibility."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.created: dict[str, Any] = {}
+        self.private = True
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -52,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append(f"POST {self.path}")
         if self.path == "/api/repos/create":
-            self.server.created = json.loads(body)
+            self.server.created = json.loads(body) | {"organization": "me"}
             self._json(
                 {"url": f"{self.server.url}/{self.server.created['organization']}/{self.server.created['name']}"}
             )
@@ -93,9 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/tree/" in path:
             self._json([{"type": "file", "path": p, "size": len(d), "oid": "0"} for p, d in self.server.files.items()])
         elif path.startswith("/api/models/"):
-            self._json({"id": "me/policy", "sha": COMMIT, "siblings": [{"rfilename": p} for p in self.server.files]})
+            siblings = [{"rfilename": p} for p in self.server.files]
+            self._json({"id": "me/policy", "sha": COMMIT, "private": self.server.private, "siblings": siblings})
         else:
             self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -1,4 +1,4 @@
-"""Every family: a sharded folder that transformers saved becomes a policy, learns a step, is saved and reloads bit-equal."""
+"""Every family: a sharded folder of transformers becomes a policy, learns a step, is saved and reloads bit-equal."""
 
 from pathlib import Path
 

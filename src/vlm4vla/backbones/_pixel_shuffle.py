@@ -68,6 +68,10 @@ class ShuffleProcessor(PlaneProcessor):
 class ShuffleFamily(BackboneFamily):
     """A vision transformer with its final norm, pixel shuffle with one linear layer, a Llama."""
 
+    def native_size(self, model_config: PretrainedConfig) -> int:
+        unit = int(model_config.vision_config.patch_size) * int(model_config.scale_factor)
+        return super().native_size(model_config) // unit * unit
+
     eos_token = END
     parameter_groups: ClassVar[tuple[tuple[str, Group], ...]] = (
         ("vision_model.", "vision"),

@@ -53,8 +53,9 @@ class PatchProcessor(Processor):
         """(H, W, 3) uint8 -> (H*W / patch^2, 3 * frames * patch^2) float32; equal to the library's PIL processor."""
         p, m = self.patch, self.merge
         gh, gw = image.shape[0] // p, image.shape[1] // p
-        blocks = self.normalise(image).reshape(gh // m, m, p, gw // m, m, p, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-        return np.repeat(blocks.reshape(gh * gw, 3, 1, p * p), self.frames, axis=2).reshape(gh * gw, -1)
+        # Bytes are put in order before they become four times as many.
+        blocks = image.reshape(gh // m, m, p, gw // m, m, p, 3).transpose(0, 3, 1, 4, 6, 2, 5).reshape(gh * gw, 3, p, p)
+        return np.repeat(self.normalise(blocks)[:, :, None], self.frames, axis=2).reshape(gh * gw, -1)
 
     def seen(self, inputs: Inputs) -> list[Image]:
         p, m = self.patch, self.merge

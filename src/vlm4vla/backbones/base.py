@@ -64,6 +64,11 @@ class BackboneFamily(ABC):
                 return group
         raise AssertionError(f"{self.name}: parameter {name} is in no group")
 
+    def native_size(self, model_config: PretrainedConfig) -> int:
+        """Side of the square that the encoder was pretrained at; 224 where it takes any."""
+        size = getattr(model_config.vision_config, "image_size", 224)
+        return int(size[0] if isinstance(size, list | tuple) else size)
+
     def positions(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002 - for overrides
         """Position of every token as the language model counts it, (axes, B, T); one axis unless it is overridden."""
         return torch.arange(inputs["input_ids"].shape[1]).expand(1, *inputs["input_ids"].shape)
@@ -135,6 +140,13 @@ class Backbone(nn.Module):
     def text_blocks(self) -> list[nn.Module]:
         """The layers of the language model, first to last."""
         return list(_dotted(self.model, self.family.block_lists[-1]))
+
+    def dropout(self) -> dict[str, float]:
+        """Dropout rates above 0 that the published configuration sets; they act in training, in frozen groups too."""
+        parts = {"": self.model_config, "vision.": self.model_config.vision_config}
+        parts["text."] = self.model_config.get_text_config()
+        found = {f"{part}{key}": value for part, c in parts.items() for key, value in c.to_dict().items()}
+        return {key: float(v) for key, v in found.items() if "dropout" in key and isinstance(v, float) and v > 0}
 
     def recompute_activations(self) -> None:
         """Trade time for memory in training (gradient checkpointing); the numbers stay the same."""

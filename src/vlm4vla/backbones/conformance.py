@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlm4vla.backbones import loading
+from vlm4vla.backbones import families, loading
 from vlm4vla.backbones.base import GROUPS, Backbone
 from vlm4vla.schemas import BackboneConfig, Group
 from vlm4vla.types import Image
@@ -28,7 +28,7 @@ class Failed(AssertionError):
 
 def tiny_presets(family: str) -> list[str]:
     """The small presets that a family ships: at least ``tiny``."""
-    found = [name for name in loading.preset_names(loading.family(family)) if name.startswith("tiny")]
+    found = [name for name in families.preset_names(families.family(family)) if name.startswith("tiny")]
     if not found:
         raise Failed(f"family {family} has no preset 'tiny'")
     return found
@@ -36,7 +36,7 @@ def tiny_presets(family: str) -> list[str]:
 
 def tiny(family: str, preset: str = "tiny", seed: int = 0) -> Backbone:
     """A tiny preset with random weights, in eval mode."""
-    size = loading.preset(loading.family(family), preset)["image_size"]
+    size = families.preset(families.family(family), preset)["image_size"]
     config = BackboneConfig(family=family, checkpoint=f"preset:{preset}", init="scratch", image_size=size)
     return loading.load(config, queries=1, seed=seed).eval()
 

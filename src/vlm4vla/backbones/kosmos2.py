@@ -9,7 +9,7 @@ so bare embeddings lose them at left padding. The published dropout of 0.1 is ke
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vlm4vla.backbones.base import BackboneFamily
@@ -72,3 +72,9 @@ class Family(BackboneFamily):
         ("text_model.", "language"),
     )
     block_lists = ("vision_model.model.encoder.layers", "text_model.model.layers")
+
+    def positions(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Tokens are counted from the pad's id plus one, and pads are not."""
+        pad = int(model.config.text_config.pad_token_id)  # type: ignore[union-attr, arg-type]
+        real = (inputs["input_ids"] != pad).long()
+        return (real.cumsum(dim=1) * real + pad)[None]

@@ -46,7 +46,7 @@ class OnevisionProcessor(Processor):
 
     def pictures(self, images: Sequence[Image]) -> tuple[Inputs, list[int]]:
         alone = len(images) == 1
-        planes = np.stack([self.normalise(image).transpose(2, 0, 1) for image in images])
+        planes = np.stack([self.normalise(image.transpose(2, 0, 1)) for image in images])
         inputs = {
             "pixel_values": np.repeat(planes[:, None], 2 if alone else 1, axis=1),
             "image_sizes": np.asarray([image.shape[:2] for image in images], dtype=np.int64),

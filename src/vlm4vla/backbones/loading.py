@@ -1,14 +1,15 @@
 """From a setting to a backbone: a preset, a Hugging Face id, a folder that transformers saved, or a policy folder."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     MODEL_MAPPING,
@@ -20,71 +21,15 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from vlm4vla import registry
-from vlm4vla.backbones._tiny import tiny_tokenizer
 from vlm4vla.backbones.base import Backbone, BackboneFamily
+from vlm4vla.backbones.families import family, family_of, preset_parts
 from vlm4vla.backbones.processor import Processor
 from vlm4vla.schemas import BackboneConfig
-from vlm4vla.types import refuse
+from vlm4vla.types import UserError, refuse
 
 _LEFT_OUT = ("lm_head.weight", "lm_head.bias", "position_ids", "inv_freq", "embed_positions.weights")
 """Ends of the names of what published checkpoints hold and a base model makes itself or does not have."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def family(name: str) -> BackboneFamily:
-    found: BackboneFamily = registry.find("backbones", name).Family()
-    return found
-
-
-def family_of(model_type: str, checkpoint: str) -> BackboneFamily:
-    """The family that runs a ``model_type``; refuses one that nobody runs."""
-    families = [family(name) for name in registry.names("backbones")]
-    for one in families:
-        if model_type in one.model_types:
-            return one
-    raise refuse(
-        f"{checkpoint!r} is a model of type {model_type!r}, which no family here runs",
-        given=model_type,
-        possible=sorted(kind for one in families for kind in one.model_types),
-        todo="Choose another VLM, or write its family: one file, see ARCHITECTURE.md.",
-    )
-
-
-def preset_names(of: BackboneFamily) -> list[str]:
-    return sorted(file.stem for file in _presets(of).glob("*.json"))
-
-
-def preset(of: BackboneFamily, name: str) -> dict[str, Any]:
-    """The preset's file: ``config`` (as transformers reads it), ``image_size``, ``source``, ``published`` id."""
-    if name not in preset_names(of):
-        raise refuse(
-            f"Unknown preset {name!r} of family {of.name!r}",
-            given=name,
-            possible=preset_names(of),
-            todo=f"Use preset:{preset_names(of)[-1]} or another of these, a Hugging Face id, or a folder.",
-        )
-    found: dict[str, Any] = json.loads((_presets(of) / f"{name}.json").read_text())
-    return found
-
-
-def preset_parts(
-    of: BackboneFamily, name: str, tokenizer: PreTrainedTokenizerBase | None = None
-) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Configuration and tokenizer of a preset; without ``tokenizer`` the small one, plus the family's tokens.
-
-    The configuration's token ids are those of the tokenizer, so a preset runs with either.
-    """
-    plain = dict(preset(of, name)["config"])
-    config = AutoConfig.for_model(plain.pop("model_type"), **plain)
-    tokenizer = tokenizer or tiny_tokenizer(of.special_tokens, pad=of.pad_token, eos=of.eos_token)
-    for setting, token in of.token_ids.items():
-        *parents, last = setting.split(".")
-        target = config
-        for parent in parents:
-            target = getattr(target, parent)
-        setattr(target, last, int(tokenizer.convert_tokens_to_ids(token)))
-    return config, tokenizer
 
 
 def load(
@@ -113,8 +58,9 @@ def load(
         model_config, tokenizer = preset_parts(of, name, tokenizer)
     else:
         model_config = read_config(config.checkpoint, config.revision)
-        with _told(config.checkpoint):
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(config.checkpoint, revision=_revision(config))
+        # A branch may move between three reads: all of them are of the commit that the first one found.
+        config = config.model_copy(update={"revision": commit_of(model_config) or config.revision})
+        tokenizer = tokenizer or read_tokenizer(config.checkpoint, config.revision)
     processor = _processor(of, config, model_config, tokenizer, queries)
     if device == "meta":
         with torch.device("meta"):
@@ -130,16 +76,18 @@ def load(
 def load_saved(config: BackboneConfig, folder: Path, queries: int, weights: Mapping[str, Tensor]) -> Backbone:
     """Rebuild from a policy folder (``config.json`` and tokenizer files) with the weights of its base model."""
     of = family(config.family)
-    model_config = AutoConfig.from_pretrained(folder)
-    processor = _processor(of, config, model_config, AutoTokenizer.from_pretrained(folder), queries)
-    model, found = MODEL_MAPPING[type(model_config)].from_pretrained(
-        None,
-        config=model_config,
-        state_dict=dict(weights),
-        dtype=DTYPES[config.dtype],
-        attn_implementation=_attention(of, config, model_config),
-        output_loading_info=True,
-    )
+    model_config = read_config(str(folder))
+    processor = _processor(of, config, model_config, read_tokenizer(str(folder)), queries)
+    with _told(str(folder)):
+        model, found = MODEL_MAPPING[type(model_config)].from_pretrained(
+            None,
+            config=model_config,
+            state_dict=dict(weights),
+            dtype=DTYPES[config.dtype],
+            attn_implementation=_attention(of, config, model_config),
+            ignore_mismatched_sizes=True,  # they are named by us
+            output_loading_info=True,
+        )
     _check_keys(str(folder), found)
     return Backbone(of, config, model, processor)
 
@@ -147,8 +95,25 @@ def load_saved(config: BackboneConfig, folder: Path, queries: int, weights: Mapp
 def read_config(checkpoint: str, revision: str | None = None) -> PretrainedConfig:
     """``config.json`` of a Hugging Face id or a folder."""
     with _told(checkpoint):
-        config: PretrainedConfig = AutoConfig.from_pretrained(checkpoint, revision=revision or "main")
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            checkpoint, revision=revision or "main", trust_remote_code=False
+        )
     return config
+
+
+def read_tokenizer(checkpoint: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face id or a folder."""
+    with _told(checkpoint):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint, revision=revision or "main", trust_remote_code=False
+        )
+    return tokenizer
+
+
+def commit_of(model_config: PretrainedConfig) -> str | None:
+    """The hub's commit that a configuration was read from; None for a folder or a preset."""
+    commit: str | None = getattr(model_config, "_commit_hash", None)
+    return commit
 
 
 def _processor(
@@ -164,13 +129,31 @@ def _processor(
             possible=of.model_types,
             todo=f"Set backbone.family to {family_of(model_config.model_type, config.checkpoint).name}.",
         )
-    return of.processor(tokenizer, config, model_config, queries)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = of.pad_token
+    processor = of.processor(tokenizer, config, model_config, queries)
+    for setting, token in of.token_ids.items():
+        said, own = _dotted(model_config, setting), tokenizer.convert_tokens_to_ids(token)
+        if said is not None and "image" in setting and said != own:
+            raise refuse(
+                f"config.json of {config.checkpoint!r} says {setting} {said}, its tokenizer has {token!r} at {own}",
+                possible="a configuration and a tokenizer that were published together",
+                todo="Take both from the VLM's own repository.",
+            )
+    return processor
+
+
+def _dotted(model_config: PretrainedConfig, name: str) -> Any:
+    return reduce(lambda part, key: getattr(part, key, None), name.split("."), model_config)
 
 
 def _scratch(of: BackboneFamily, config: BackboneConfig, model_config: PretrainedConfig) -> torch.nn.Module:
     with _told(config.checkpoint):
         model: torch.nn.Module = AutoModel.from_config(
-            model_config, dtype=DTYPES[config.dtype], attn_implementation=_attention(of, config, model_config)
+            model_config,
+            dtype=DTYPES[config.dtype],
+            attn_implementation=_attention(of, config, model_config),
+            trust_remote_code=False,
         )
     of.complete_scratch(model)
     return model
@@ -190,6 +173,8 @@ def _pretrained(of: BackboneFamily, config: BackboneConfig, model_config: Pretra
             dtype=DTYPES[config.dtype],
             attn_implementation=_attention(of, config, model_config),
             use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are named by us
             output_loading_info=True,
         )
     _check_keys(config.checkpoint, found)
@@ -200,7 +185,13 @@ def _pretrained(of: BackboneFamily, config: BackboneConfig, model_config: Pretra
 
 def _check_keys(checkpoint: str, found: Mapping[str, Any]) -> None:
     """The library fills what is missing with random numbers and drops what it does not know, with a warning at most."""
-    absent = sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])])
+    for key, stored, needed in sorted(found["mismatched_keys"]):
+        raise refuse(
+            f"{checkpoint!r} stores {key} with shape {tuple(stored)}, its config.json says {tuple(needed)}",
+            possible="a checkpoint whose config.json describes its own weights",
+            todo="Take the config.json that belongs to these weights.",
+        )
+    absent = sorted(found["missing_keys"])
     if absent:
         raise refuse(
             f"{checkpoint!r} lacks {len(absent)} of the model's weights, the first: {absent[0]}",
@@ -240,14 +231,23 @@ def _check_pixels(config: BackboneConfig, processor: Processor) -> None:
         file = _file(config, name)
         said: dict[str, Any] = json.loads(file.read_text()) if file else {}
         said = said.get("image_processor", said)
-        for key, own in (("image_mean", processor.mean), ("image_std", processor.std)):
+        expected: dict[str, Any] = {"image_mean": processor.mean, "image_std": processor.std}
+        expected |= {"rescale_factor": 1 / 255, "do_rescale": True, "do_normalize": True}
+        for key, own in expected.items():
             value = said.get(key)
-            if value is not None and max(abs(a - b) for a, b in zip(value, own, strict=True)) > 1e-3:
+            if value is not None and not _equal(value, own):
                 raise refuse(
-                    f"{name} of {config.checkpoint!r} says {key} {value}, the family uses {list(own)}",
+                    f"{name} of {config.checkpoint!r} says {key} {value}, the family uses {own}",
                     possible="a checkpoint that was prepared as its family publishes it",
                     todo="Correct the file if it is wrong, or write a family of your own for this checkpoint.",
                 )
+
+
+def _equal(value: Any, own: Any) -> bool:
+    try:
+        return bool(np.allclose(np.broadcast_to(np.asarray(value, float), np.shape(own)), own, atol=1e-3))
+    except (TypeError, ValueError):  # not numbers, or another number of channels
+        return False
 
 
 def _attention(of: BackboneFamily, config: BackboneConfig, model_config: PretrainedConfig) -> str | dict[str, str]:
@@ -258,6 +258,12 @@ def _attention(of: BackboneFamily, config: BackboneConfig, model_config: Pretrai
         if of.attention != "causal":
             raise refuse(
                 f"attention flash_attention_2 has no mask for {of.name!r}, whose attention is {of.attention}",
+                possible="sdpa, eager",
+                todo="Set backbone.attention to sdpa.",
+            )
+        if not MODEL_MAPPING[type(model_config)]._supports_flash_attn:
+            raise refuse(
+                f"The library has no flash attention for {of.name!r}",
                 possible="sdpa, eager",
                 todo="Set backbone.attention to sdpa.",
             )
@@ -288,20 +294,17 @@ def _revision(config: BackboneConfig) -> str:
     return config.revision or "main"
 
 
-def _presets(of: BackboneFamily) -> Path:
-    file = sys.modules[type(of).__module__].__file__
-    assert file is not None
-    return Path(file).parent / "presets" / of.name
-
-
 @contextmanager
 def _told(checkpoint: str) -> Iterator[None]:
     """The library's loading errors as one sentence of the house."""
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise refuse(
-            f"{checkpoint!r} cannot be loaded: {str(error).splitlines()[0]}",
+            f"{checkpoint!r} cannot be loaded: {reason}",
             possible="a Hugging Face id that this machine can reach, a folder saved by transformers, or preset:tiny",
             todo="Check the spelling and the network, or give a folder.",
         ) from error

@@ -78,3 +78,12 @@ def test_diff_and_override() -> None:
     b = configs.override(a, {"x.y": 2, "x.w": 3})
     assert configs.diff(a, b) == {"x.y": (1, 2), "x.w": (None, 3)}
     assert a == {"x": {"y": 1, "z": [1]}}
+
+
+def test_weights_that_cannot_learn_are_refused() -> None:
+    """Updates smaller than half a step of bfloat16 vanish: "trained" would mostly mean "frozen"."""
+    words = ["--train.policy.backbone.dtype", "bfloat16"]
+    with pytest.raises(UserError, match="would lose every update smaller than"):
+        configs.load(StudyConfig, STUDIES[0], words)
+    frozen = [*words, "--train.freeze", "[vision, connector, language, embedding]"]
+    assert configs.load(StudyConfig, STUDIES[0], frozen).train.policy.backbone.dtype == "bfloat16"

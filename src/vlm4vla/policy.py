@@ -19,12 +19,13 @@ from vlm4vla import policy_folder, registry
 from vlm4vla.backbones import loading
 from vlm4vla.backbones.base import Backbone
 from vlm4vla.backbones.processor import Inputs, Processor
+from vlm4vla.data.augment import center_crop
 from vlm4vla.data.batch import Sample
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.heads.base import ActionHead
 from vlm4vla.records import ParameterCount
 from vlm4vla.schemas import Freezable, PolicyConfig
-from vlm4vla.types import ActionSpec, Image, Observation, Vector, refuse
+from vlm4vla.types import ActionSpec, Image, Observation, Vector, refuse, view_names
 
 _BACKBONE = "backbone.model."
 """Prefix of the VLM's own weights among the policy's."""
@@ -40,6 +41,8 @@ class Facts:
     state_mean: tuple[float, ...]
     state_std: tuple[float, ...]
     provenance: dict[str, Any]
+    center_crop: float | None = None
+    """Area of the middle window that it acts on: that of the random crops of its training (``AugmentConfig.crop``)."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -49,6 +52,7 @@ class Facts:
             "state_mean": list(self.state_mean),
             "state_std": list(self.state_std),
             "provenance": self.provenance,
+            "center_crop": self.center_crop,
         }
 
     @classmethod
@@ -60,6 +64,7 @@ class Facts:
             state_mean=tuple(data["state_mean"]),
             state_std=tuple(data["state_std"]),
             provenance=dict(data["provenance"]),
+            center_crop=data["center_crop"],
         )
 
 
@@ -70,19 +75,30 @@ class Preparer:
         self.config, self.facts, self.processor = config, facts, processor
 
     def prepare(self, images: Mapping[str, Image], instruction: str, state: Vector | None) -> Inputs:
-        """Model inputs of one observation; cameras are taken by name, in the policy's order."""
-        missing = [name for name in self.config.cameras if name not in images]
+        """Model inputs of pictures as they are; they are taken by name, in the policy's order."""
+        wanted = view_names(self.config.cameras, self.config.window)
+        missing = [name for name in wanted if name not in images]
         if missing:
             raise refuse(
                 f"Camera {missing[0]!r} is missing from the observation",
                 given=missing[0],
                 possible=sorted(images),
-                todo="Send the pictures under the names that the policy was trained with.",
+                todo="Send the pictures under the names that the policy was trained with (NAME@-1: a frame earlier).",
             )
-        inputs = self.processor.prepare([images[name] for name in self.config.cameras], instruction)
+        inputs = self.processor.prepare([images[name] for name in wanted], instruction)
         if self.config.proprioception:
             inputs["state"] = self._state(state)
         return inputs
+
+    def observe(self, observation: Observation) -> Inputs:
+        """Model inputs of an observation to act on: of its middle window, where training cropped at random.
+
+        Training crops pictures of the view's size, so these are brought to it first: both then see the same scale.
+        """
+        images, area = observation.images, self.facts.center_crop
+        if area is not None:
+            images = {name: center_crop(self.processor.to_view(image), area) for name, image in images.items()}
+        return self.prepare(images, observation.instruction, observation.state)
 
     def example(self, sample: Sample) -> Inputs:
         """A training sample: the same ``prepare``, plus normalised actions (H, A) and the mask (H,)."""
@@ -161,7 +177,7 @@ class Policy(nn.Module):
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> Float[np.ndarray, "B H A"]:
         """Action chunks in the units of the action spec, clipped to its limits. ``tokens`` fixes the text length."""
-        examples = [self.preparer.prepare(o.images, o.instruction, o.state) for o in observations]
+        examples = [self.preparer.observe(observation) for observation in observations]
         device = self.query_QD.device
         batch = {k: v.to(device) for k, v in self.preparer.collate(examples, tokens).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -172,7 +188,7 @@ class Policy(nn.Module):
         """Text positions of a prompt with this instruction: image tokens and queries included."""
         size = self.config.backbone.view
         blank = np.zeros((size, size, 3), dtype=np.uint8)
-        return len(self.backbone.processor.prepare([blank] * len(self.config.cameras), instruction)["input_ids"])
+        return len(self.backbone.processor.prepare([blank] * len(self.cameras), instruction)["input_ids"])
 
     def freeze(self, groups: Sequence[Freezable]) -> None:
         """Leave exactly the VLM's parameters of these groups without gradient."""
@@ -207,13 +223,25 @@ class Policy(nn.Module):
         return self.digest
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> "Policy":
-        """A policy from a folder or a Hugging Face id, ready to act (eval mode, on the CPU)."""
-        saved = policy_folder.read(str(name))
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
+        dtype: Literal["float32", "bfloat16"] | None = None,
+    ) -> "Policy":
+        """A policy from a folder or a Hugging Face id, ready to act (eval mode, on the CPU).
+
+        ``attention`` and ``dtype`` replace those of its training, for a machine that has no such kernel or memory;
+        actions then differ by rounding.
+        """
+        saved = policy_folder.read(str(name), revision)
         own = {k: v for k, v in saved.weights.items() if not k.startswith(_BACKBONE)}
         vlm = {k.removeprefix(_BACKBONE): v for k, v in saved.weights.items() if k.startswith(_BACKBONE)}
-        backbone = loading.load_saved(saved.config.backbone, saved.folder, saved.config.queries, vlm)
-        policy = cls(saved.config, backbone, Facts.from_dict(saved.facts))
+        chosen = {key: value for key, value in (("attention", attention), ("dtype", dtype)) if value is not None}
+        config = saved.config.model_copy(update={"backbone": saved.config.backbone.model_copy(update=chosen)})
+        backbone = loading.load_saved(config.backbone, saved.folder, config.queries, vlm)
+        policy = cls(config, backbone, Facts.from_dict(saved.facts))
         missing, unexpected = policy.load_state_dict(own, strict=False)
         absent = [key for key in missing if not key.startswith(_BACKBONE)]
         assert not absent and not unexpected, f"adapter weights: {absent} are missing, {unexpected} are unknown"
@@ -236,7 +264,8 @@ class Policy(nn.Module):
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        return self.config.cameras
+        """Names of the pictures that it is to be sent; with a window, those of earlier frames among them."""
+        return view_names(self.config.cameras, self.config.window)
 
     @property
     def image_size(self) -> int:

@@ -35,7 +35,7 @@ class BackboneConfig(Config):
     image_size: Positive = 224
     view_size: Positive | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored weights; train.precision is the arithmetic
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights: bfloat16 for acting and for frozen ones
     revision: str | None = None  # commit, tag or branch on the hub
     prompt: str = "What action should the robotic arm take to {instruction}"
 
@@ -68,29 +68,65 @@ class NormalizerConfig(Config):
 
 
 class AugmentConfig(Config):
-    """Training-time picture changes. ``shift``: DrQ random shift in pixels of the model's picture, edges replicated."""
+    """Training-time changes of pictures, in this order; ``data/augment.py`` says exactly what each one does.
+
+    ``shift``: DrQ random shift in pixels, edges replicated (the paper on CALVIN: 10 of 224). ``crop``: the part of the
+    area that a random square window keeps; the policy then acts on the centre window of that size. ``brightness``,
+    ``contrast``, ``saturation``, ``hue``: the largest changes of the colours. OpenVLA's, and the paper's on Bridge and
+    LIBERO: 0.9, then 0.2, 0.2, 0.2, 0.05.
+    """
 
     shift: Count = 0
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    hue: Annotated[float, Field(ge=0, le=1 / 6)] = 0.0  # of the whole circle
 
 
 class PolicyConfig(Config):
-    """The policy: one VLM, ``queries`` learned vectors after its last token, one head."""
+    """The policy: one VLM, ``queries`` learned vectors after its last token, one head.
+
+    ``window``: how many pictures of each camera it sees, the last one and those of the frames before it (paper: 1).
+    """
 
     backbone: BackboneConfig
     head: HeadConfig = HeadConfig()
     chunk: Positive
     queries: Positive = 1
     cameras: tuple[str, ...]
+    window: Positive = 1
     proprioception: bool = False
     normalizer: NormalizerConfig = NormalizerConfig()
 
 
-class DataConfig(Config):
-    """Where samples come from. ``workers`` are loader processes; the order does not depend on them."""
+class MixtureSource(Config):
+    """One store of a mixture. Of the samples, ``weight`` / (sum of all weights) come from it, whatever its size."""
 
     store: Path
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class DataConfig(Config):
+    """Where samples come from: one ``store``, or several with weights in ``mixture``.
+
+    ``workers`` are loader processes; the order does not depend on them.
+    """
+
+    store: Path | None = None
+    mixture: tuple[MixtureSource, ...] = ()
     augment: AugmentConfig = AugmentConfig()
     workers: Count = 0
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "DataConfig":
+        if (self.store is None) == (not self.mixture):
+            raise ValueError("give either store (a folder) or mixture (a list of stores with weights)")
+        return self
+
+    @property
+    def sources(self) -> tuple[MixtureSource, ...]:
+        return self.mixture if self.store is None else (MixtureSource(store=self.store, weight=1.0),)
 
 
 class OptimizerConfig(Config):
@@ -103,6 +139,14 @@ class OptimizerConfig(Config):
     warmup_steps: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: NotNegative = 1.0
+
+
+def _check_weights(backbone: BackboneConfig, freeze: tuple[Freezable, ...]) -> None:
+    if backbone.dtype == "bfloat16" and not {"vision", "connector", "language", "embedding"} <= set(freeze):
+        raise ValueError(
+            "policy.backbone.dtype bfloat16 would lose every update smaller than half a step of that type; "
+            "train with dtype float32 and precision bf16, or freeze all four groups"
+        )
 
 
 def _check_whole_lines(checkpoint_every: int, log_every: int) -> None:
@@ -130,6 +174,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _whole_lines(self) -> "TrainConfig":
         _check_whole_lines(self.checkpoint_every, self.log_every)
+        _check_weights(self.policy.backbone, self.freeze)
         return self
 
 
@@ -211,6 +256,7 @@ class StudyTrain(Config):
     @model_validator(mode="after")
     def _whole_lines(self) -> "StudyTrain":
         _check_whole_lines(self.checkpoint_every, self.log_every)
+        _check_weights(self.policy.backbone, self.freeze)
         return self
 
 

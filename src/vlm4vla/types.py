@@ -6,6 +6,7 @@ S proprioceptive state dimensions, N frames of an episode; images are (height, w
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -145,6 +146,25 @@ class Observation:
     images: Mapping[str, Image]
     instruction: str
     state: Vector | None = None
+
+
+def view_names(cameras: Iterable[str], window: int) -> tuple[str, ...]:
+    """Names of the pictures that a policy with a history sees, in the order of its prompt: per camera, oldest first.
+
+    The last picture has the camera's own name; the one ``n`` frames before it is ``NAME@-n``. Before the start of an
+    episode its first frame is repeated.
+    """
+    return tuple(view_name(camera, age) for camera in cameras for age in reversed(range(window)))
+
+
+def view_name(camera: str, age: int) -> str:
+    return f"{camera}@-{age}" if age else camera
+
+
+def camera_and_age(view: str) -> tuple[str, int]:
+    """The inverse: the camera of a picture, and how many frames ago it was taken."""
+    found = re.fullmatch(r"(.+)@-([1-9]\d*)", view)
+    return (found[1], int(found[2])) if found else (view, 0)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_data import cameras, dataset, episode, spec, writer
 
-from vlm4vla.data import lerobot_layout as layout
+from vlm4vla.data.formats import lerobot_layout as layout
 from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.types import UserError
 
@@ -150,8 +150,8 @@ def test_statistics_of_pictures_of_few_values():
 
 
 def test_large_sets_are_split_into_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("vlm4vla.data.lerobot_layout.DATA_FILE_MB", 0.005)
-    monkeypatch.setattr("vlm4vla.data.lerobot_layout.CHUNK_FILES", 2)
+    monkeypatch.setattr("vlm4vla.data.formats.lerobot_layout.DATA_FILE_MB", 0.005)
+    monkeypatch.setattr("vlm4vla.data.formats.lerobot_layout.CHUNK_FILES", 2)
     reader = dataset(tmp_path, lengths=(4, 4, 4, 4, 4))
     files = sorted(f.relative_to(tmp_path).as_posix() for f in (tmp_path / "data").rglob("*.parquet"))
     assert len(files) > 2 and files[2] == "data/chunk-001/file-000.parquet"
@@ -185,17 +185,17 @@ def test_an_action_spec_file_converts_the_gripper(tmp_path):
     straight = Reader(root, spec()).episode(0).actions
     file = tmp_path / "spec.yaml"
     file.write_text(yaml.safe_dump(json.loads(json.dumps(spec().to_dict())) | {"gripper": {"open": -1, "closed": 1}}))
-    flipped = Reader(root, file)
+    flipped = Reader(root, spec=file)
     assert flipped.action_spec == spec()
     assert np.array_equal(flipped.episode(0).actions[:, 3], -straight[:, 3])
     assert np.array_equal(flipped.episode(0).actions[:, :3], straight[:, :3])
     assert flipped.digest() != Reader(root, spec()).digest()
     file.write_text(yaml.safe_dump(json.loads(json.dumps(spec().to_dict())) | {"gripper": {"open": 0.5, "closed": 0}}))
     with pytest.raises(UserError, match=r"-1 \(closed\) to \+1 \(open\)"):
-        Reader(root, file).episode(0)
+        Reader(root, spec=file).episode(0)
     file.write_text("dimensions: 3")
     with pytest.raises(UserError, match="not an action spec"):
-        Reader(root, file)
+        Reader(root, spec=file)
 
 
 def test_damage_and_wrong_versions_are_refused(tmp_path):

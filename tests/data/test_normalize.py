@@ -68,6 +68,49 @@ def test_the_papers_clip():
     assert np.allclose(normalizer.inverse([1.0, -1.0, 0.5, -1.0]), [1.3, -1.3, 0.65, -1])
 
 
+numbers = st.floats(-1e3, 1e3, allow_nan=False, width=32)
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    clip=st.one_of(st.none(), st.floats(0.05, 3)),
+    rows=st.lists(st.tuples(*[numbers] * 3, st.sampled_from([-1.0, 1.0])), min_size=2, max_size=30),
+)
+def test_any_action_within_the_clip_comes_back(kind, clip, rows):
+    """On any data: there and back changes what was not cut by a part in a hundred thousand of the range at most."""
+    bound = 1e3 if kind == "limits" else np.inf
+    arm = [Dimension(f"d{i}", "m", "delta", "base", -bound, bound) for i in range(3)]
+    wide = ActionSpec((*arm, Dimension("gripper", "", "gripper", "gripper", -1, 1)), "none", 5.0)
+    actions = np.array(rows, np.float32)
+    try:
+        normalizer = Normalizer.fit(wide, Statistics.of(actions), NormalizerConfig(kind=kind, clip=clip))
+    except UserError as error:
+        assert kind == "quantile" and "quantiles are equal" in str(error)
+        return
+    targets = normalizer.normalize(actions)
+    back = normalizer.inverse(targets)
+    scale = np.array(normalizer.scale)
+    inside = np.ones(actions.shape, bool) if normalizer.clip is None else np.abs(targets) < 1
+    inside[:, scale == 0] = False  # what does not move comes back as its constant
+    tolerance = 1e-5 * (scale + np.abs(normalizer.center)) + 1e-12
+    assert np.all(np.abs(back.astype(float) - actions)[inside] <= np.broadcast_to(tolerance, actions.shape)[inside])
+    assert np.array_equal(back[:, 3], actions[:, 3])
+
+
+def test_the_papers_double_normalisation_is_a_setting():
+    """Bridge and LIBERO there: q01 and q99 to -1 and 1, cut at 1, then cut at 0.65 and divided by it."""
+    actions = data(5, 2000)
+    found = Statistics.of(actions)
+    normalizer = Normalizer.fit(spec(), found, NormalizerConfig(kind="quantile", clip=0.65))
+    low, high = np.array(found.q01)[:3], np.array(found.q99)[:3]
+    once = np.clip(2 * (actions[:, :3].astype(float) - low) / (high - low) - 1, -1, 1)
+    twice = np.clip(once, -0.65, 0.65) / 0.65
+    assert np.allclose(normalizer.normalize(actions)[:, :3], twice, rtol=0, atol=1e-6)
+    assert (np.abs(twice) == 1).mean() > 0.05  # something is cut
+    back = (0.65 * twice + 1) / 2 * (high - low) + low
+    assert np.allclose(normalizer.inverse(np.c_[twice, actions[:, 3]])[:, :3], np.clip(back, -2, 2), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["quantile", "min_max", "mean_std"])
 def test_a_dimension_that_does_not_move_becomes_zero_and_its_constant(kind):
     actions = data(1)

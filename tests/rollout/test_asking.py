@@ -5,7 +5,7 @@ import pytest
 from fake_bench import Benchmark
 
 from vlm4vla.rollout.asking import Server, check_spec, request_keys
-from vlm4vla.rollout.wire import ServerError
+from vlm4vla.rollout.wire import ServerError, image_keys
 from vlm4vla.types import Observation, UserError
 
 URI = "ws://127.0.0.1:1"
@@ -58,6 +58,22 @@ def test_what_a_foreign_server_means_by_our_keys_is_not_guessed(own):
     with pytest.raises(UserError, match="declares no action spec"):
         check_spec(foreign, SPEC, False, URI)
     check_spec(foreign, SPEC, True, URI)
+
+
+def test_a_policy_with_a_history_gets_the_pictures_it_declares():
+    keys = image_keys(("front@-1", "front"))
+    assert keys == {"front@-1": "observation/image@-1", "front": "observation/image"}
+    metadata = OURS | {"observation": {"images": {view: {"key": key} for view, key in keys.items()}, "state": None}}
+    client = Client(metadata, {"actions": np.zeros((3, 2))})
+    server = Server(client, Benchmark(), execute=1)
+    assert server.window == 2
+    images = {"front": np.ones((4, 4, 3), np.uint8), "front@-1": np.zeros((4, 4, 3), np.uint8)}
+    server.ask(Observation(images, "go", np.zeros(1, np.float32)))
+    sent = client.asked[0]
+    assert sent["observation/image"].all() and not sent["observation/image@-1"].any()
+    metadata["observation"]["images"] = {"wrist@-1": {"key": "observation/image"}}
+    with pytest.raises(UserError, match="wrist@-1"):
+        request_keys(metadata, Benchmark(), URI)
 
 
 def test_no_state_is_sent_where_the_benchmark_has_none():

@@ -5,14 +5,14 @@ import pytest
 from fake_bench import Benchmark
 
 from vlm4vla.rollout import episodes
-from vlm4vla.types import UserError
+from vlm4vla.types import UserError, view_name
 
 
 class Recorder:
     """A policy that remembers what it saw and moves by ``speed`` in chunks of three."""
 
-    def __init__(self, speed=1.0, looks=True):
-        self.looks, self.seen, self.speed = looks, [], speed
+    def __init__(self, speed=1.0, looks=True, window=1):
+        self.looks, self.seen, self.speed, self.window = looks, [], speed, window
 
     def reset(self, episode): ...
 
@@ -42,6 +42,30 @@ def test_success_ends_the_episode_at_once_inside_a_chunk():
     assert env.rendered == 2  # the start and the picture for the second query: no other
     assert [float(o.state[0]) for o in chooser.seen] == [0.0, 0.75]
     assert result["frames"] is None
+
+
+@pytest.mark.parametrize("video", [False, True])
+@pytest.mark.parametrize("execute", [1, 2, 3])
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_a_history_is_that_of_the_last_frames(window, execute, video):
+    chooser = Recorder(speed=0.5, window=window)
+    result, env = play(chooser, execute=execute, video=video)
+    assert result["success"] and result["steps"] == 8
+    for question, observation in enumerate(chooser.seen):
+        now = question * execute
+        shown = {name: int(image[0, 0, 0]) for name, image in observation.images.items()}
+        # the picture shows x = step / 8; before the start the first frame is repeated
+        assert shown == {view_name("front", age): int(12.5 * max(now - age, 0)) for age in range(window)}
+        assert float(observation.state[0]) == now / 8
+    if window == 1 and not video:
+        assert env.rendered - len(chooser.seen) in (0, 1)  # nobody foresees that an episode will succeed
+    assert env.rendered <= 9
+
+
+def test_under_a_control_the_whole_history_is_replaced():
+    chooser = Recorder(window=2)
+    play(chooser, control="image-other")
+    assert all([o.images[v][0, 0, 0] for v in ("front", "front@-1")] == [10, 10] for o in chooser.seen)
 
 
 def test_the_step_limit_holds_even_when_chunks_do_not_divide_it():

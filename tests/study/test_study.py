@@ -70,11 +70,15 @@ def test_audit_catches_a_fault_in_one_arm(fault: str, tmp_path: Path) -> None:
         Study(wrong, tmp_path, lambda _: None).run()
 
 
+VLM = {"policy": {"backbone": {"checkpoint": "owner/vlm", "revision": None}}}
+
+
 def _record(**facts: object) -> RunRecord:
     return RunRecord(
-        run="train", kind="train", config={}, config_hash="x", commit="c", dirty=False,
+        run="train", kind="train", config=VLM, config_hash="x", commit="c", dirty=False,
         packages={"torch": "2", "transformers": "5", "vlm4vla": "0"}, hardware={"cpu": "a"}, seed=0,
-        inputs={"store": "d"}, facts={"samples_seen": 64, "frozen_groups": [], **facts}, started="now",
+        inputs={"store": "d"}, started="now",
+        facts={"samples_seen": 64, "frozen_groups": [], "checkpoint_commit": None, **facts},
     )  # fmt: skip
 
 
@@ -87,6 +91,9 @@ def test_audit_reads_what_the_runs_recorded() -> None:
     assert audit.audit(study(), {"trained": _record(), "frozen": other})["faults"] == ["recorded.data"]
     prompts = audit.audit(study(), {"trained": _record(prompt="a"), "frozen": _record(prompt="b")})
     assert prompts["ok"]  # native to the model: shown, allowed
+    moved = {"trained": _record(checkpoint_commit="a1"), "frozen": _record(checkpoint_commit="b2")}
+    found = audit.audit(study(), moved)["faults"]  # pushed to the hub between the two trainings
+    assert found == ["recorded.checkpoint_commit", "recorded.commit of owner/vlm at main"]
 
 
 def test_unknown_task_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """The policy folder: what is saved is what acts, in another process too; wrong folders and inputs are refused."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic_run import SPEC, SyntheticReader, train_config
 
+from vlm4vla import policy_folder
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.policy import Facts, Policy
 from vlm4vla.schemas import NormalizerConfig, PolicyConfig
@@ -84,17 +87,68 @@ def test_accounting_covers_every_parameter() -> None:
     assert [c.group for c in counts if c.new] == ["query and head"]
 
 
-def test_mixed_or_missing_files_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
     make().save_pretrained(tmp_path / "policy")
-    weights = tmp_path / "policy" / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(bytes(data))
+    file = tmp_path / "policy" / name
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
     with pytest.raises(UserError, match="is not the file that"):
         Policy.from_pretrained(tmp_path / "policy")
+
+
+def test_changed_settings_are_refused(tmp_path: Path) -> None:
+    make().save_pretrained(tmp_path / "policy")
+    meta = tmp_path / "policy" / "policy.json"
+    meta.write_text(meta.read_text().replace("What action should", "Which action should"))
+    with pytest.raises(UserError, match="was changed after it was written"):
+        Policy.from_pretrained(tmp_path / "policy")
+
+
+def test_a_save_that_fails_leaves_the_earlier_policy_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make()
+    policy.save_pretrained(tmp_path / "policy")
+    before = {f.name: f.read_bytes() for f in (tmp_path / "policy").iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(policy_folder, "save_file", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        make(queries=2).save_pretrained(tmp_path / "policy")
+    assert {f.name: f.read_bytes() for f in (tmp_path / "policy").iterdir()} == before
+    assert [f.name for f in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_policy_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    first = make().save_pretrained(tmp_path / "policy")
+    assert make(queries=2).save_pretrained(tmp_path / "policy") != first
+    assert Policy.from_pretrained(tmp_path / "policy").config.queries == 2
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    with pytest.raises(UserError, match="holds something else than a policy"):
+        make().save_pretrained(tmp_path / "thesis")
+
+
+def test_what_is_no_policy_is_refused_with_a_guess(tmp_path: Path) -> None:
+    make().save_pretrained(tmp_path / "policy")
     with pytest.raises(UserError, match="Did you mean") as info:
         Policy.from_pretrained(str(tmp_path))
     assert "policy" in str(info.value)
+
+
+def test_saved_again_it_is_the_same_policy(tmp_path: Path) -> None:
+    digest = make().save_pretrained(tmp_path / "a")
+    assert Policy.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b") == digest
+
+
+def test_a_policy_acts_with_another_kernel_and_type(tmp_path: Path) -> None:
+    policy = make()
+    policy.save_pretrained(tmp_path / "policy")
+    other = Policy.from_pretrained(tmp_path / "policy", attention="eager", dtype="bfloat16")
+    assert next(other.backbone.parameters()).dtype == torch.bfloat16 and other.query_QD.dtype == torch.float32
+    np.testing.assert_allclose(other.act(observations(2))[..., :3], policy.act(observations(2))[..., :3], atol=0.05)
 
 
 def test_missing_camera_is_refused_by_name() -> None:

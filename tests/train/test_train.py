@@ -18,7 +18,7 @@ from synthetic_run import train_config
 
 from vlm4vla import config as configs
 from vlm4vla import records
-from vlm4vla.data.store import Store
+from vlm4vla.data.mixture import Mixture
 from vlm4vla.schemas import OptimizerConfig
 from vlm4vla.train import run, schedule
 from vlm4vla.train.loop import World, fit
@@ -75,7 +75,7 @@ def test_killed_run_resumes_bit_exactly(store: Path, tmp_path: Path) -> None:
 
 def test_resume_with_other_settings_is_refused(store: Path, tmp_path: Path) -> None:
     config = train_config(store, tmp_path / "run", steps=4)
-    opened = Store.open(config.data.store)
+    opened = Mixture.open(config.data.sources)
     objective, _ = run.objective_of(config, opened)
     fit(objective, config, World(0, 1, torch.device("cpu")), config.out, "aaaa")
     with pytest.raises(UserError, match="other settings"):
@@ -109,7 +109,7 @@ def test_clipping_is_applied(store: Path, tmp_path: Path) -> None:
 def test_frozen_groups_do_not_move(store: Path, tmp_path: Path) -> None:
     config = train_config(store, tmp_path / "run", steps=2, freeze=["vision"])
     record = run.train(config)
-    _, fresh = run.objective_of(config, Store.open(config.data.store))
+    _, fresh = run.objective_of(config, Mixture.open(config.data.sources))
     start, end = fresh.state_dict(), weights(config.out)
     vision = [n for n, p in fresh.named_parameters() if not p.requires_grad]
     assert all(".visual." in n for n in vision)
@@ -190,7 +190,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 ) -> None:
     """The loss can be finite while a gradient is not: the run stops before the step."""
     config = train_config(store, tmp_path / "run", steps=2)
-    objective, policy = run.objective_of(config, Store.open(config.data.store))
+    objective, policy = run.objective_of(config, Mixture.open(config.data.sources))
     policy.query_QD.register_hook(lambda gradient: gradient * float("nan"))
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     with pytest.raises(UserError, match="gradient norm nan at step 1"):

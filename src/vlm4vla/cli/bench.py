@@ -14,7 +14,9 @@ def declare(verbs: Any) -> None:
     add_verb(group, "list", _bench_list, "benchmarks and whether they are installed").add_argument(
         "--json", action="store_true"
     )
-    add_verb(group, "install", _bench_install, "make the benchmark's own environment").add_argument("name")
+    install = add_verb(group, "install", _bench_install, "make the benchmark's own environment, provide its assets")
+    install.add_argument("name")
+    install.add_argument("--assets", type=Path, help="folder that has its assets (default: download the official ones)")
     check = add_verb(group, "check", _bench_check, "does the simulator behave: pictures, expert, do-nothing, starts")
     check.add_argument("name")
     check.add_argument("--quick", action="store_true")
@@ -55,8 +57,9 @@ def _bench_list(a: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def _bench_install(a: argparse.Namespace, _rest: list[str]) -> int:
-    from vlm4vla.bench import install
+    from vlm4vla.bench import assets, install
 
+    assets.provide(a.name, a.assets, say)
     install.install(a.name, say)
     return 0
 

@@ -24,6 +24,7 @@ def declare(verbs: Any) -> None:
     inspect.add_argument("--image", type=Path, default=None, help="picture to show it (default: a test card)")
     inspect.add_argument("--image-size", type=int, default=None, help="side of the square that the model sees")
     inspect.add_argument("--view-size", type=int, default=None, help="side of the pictures that the camera delivers")
+    inspect.add_argument("--revision", default=None, help="commit, tag or branch on the hub")
     inspect.add_argument("--tokenizer", default=None, help="folder or id of the real tokenizer, for a preset")
     inspect.add_argument("--freeze", nargs="*", default=[], help="groups to count as frozen")
     inspect.add_argument("--png", type=Path, default=None, help="write what the model sees to this file")
@@ -78,7 +79,7 @@ def _backbones_table(a: argparse.Namespace, _rest: list[str]) -> int:
 def _inspect(a: argparse.Namespace, _rest: list[str]) -> int:
     from vlm4vla import anatomy
 
-    config = anatomy.parse(a.backbone, a.image_size, a.view_size)
+    config = anatomy.parse(a.backbone, a.image_size, a.view_size, a.revision)
     image = anatomy.read_picture(a.image) if a.image else None
     found = anatomy.look(config, a.instruction or anatomy.INSTRUCTION, image, a.tokenizer, a.freeze)
     if a.png:

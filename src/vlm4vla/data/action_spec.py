@@ -21,7 +21,12 @@ def load_spec(file: Path) -> tuple[ActionSpec, tuple[float, float] | None]:
         data = yaml.safe_load(file.read_text())
         gripper = data.pop("gripper", None)
         spec = ActionSpec.from_dict(data)
-        return spec, (float(gripper["open"]), float(gripper["closed"])) if gripper is not None else None
+        if gripper is None:
+            return spec, None
+        opened, closed = float(gripper["open"]), float(gripper["closed"])
+        if not opened - closed:
+            raise ValueError("the gripper is open and closed at the same number")
+        return spec, (opened, closed)
     except (yaml.YAMLError, AttributeError, TypeError, KeyError, ValueError) as error:
         raise refuse(
             f"{file} is not an action spec: {type(error).__name__} {error}",

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from vlm4vla import registry
+from vlm4vla.data import options as option_values
 from vlm4vla.types import ActionSpec, CameraSpec, Image, refuse
 
 
@@ -81,3 +84,29 @@ def check_episode(
             possible="one picture per camera, one state and one finite action for every frame",
             todo="Mend or remove the episode in the data set; nothing is skipped silently.",
         )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A reader, and what is recorded of it in a store's provenance: the format's name and the options given."""
+
+    reader: Reader
+    origin: Mapping[str, Any]
+
+
+def open_reader(reader: str | type[Any], root: Path, options: Mapping[str, object]) -> Reader:
+    """The reader of that name (``data/readers/<name>.py``), or of that class, on ``root``.
+
+    ``options`` are the parameters of its ``__init__`` after ``root``; texts are read by the types declared there, see
+    :func:`vlm4vla.data.options.values`, which says what is refused.
+    """
+    return open_with_origin(reader, root, options).reader
+
+
+def open_with_origin(reader: str | type[Any], root: Path, options: Mapping[str, object]) -> Opened:
+    """As :func:`open_reader`, with the record of it."""
+    kind: type[Any] = registry.find("data.readers", reader).Reader if isinstance(reader, str) else reader
+    name = reader if isinstance(reader, str) else kind.__module__.rpartition(".")[2]
+    values = option_values.values(kind, name, options)
+    told = {key: option_values.plain(values[key]) for key in sorted(values)}
+    return Opened(kind(Path(root), **values), {"format": name, "options": told})

@@ -1,30 +1,31 @@
-"""Samples, and the order in which a training run sees them.
+"""Samples: one frame, what was seen before it, and the chunk of actions from it on.
 
-Everything is a function of numbers: the order of epoch e of (seed, e), the augmentation of a sample of (seed, e, i). So
-the state of the loader is one integer, the step, whatever the number of loader processes or ranks.
+Everything is a function of numbers: the order of (seed, place), see ``order.py``; the augmentation of a sample of
+(seed, epoch, index). So the state of the loader is one integer, the step, whatever the number of loader processes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.data.augment import random_shift
-from vlm4vla.data.store import Store
+from vlm4vla.data.augment import draw
+from vlm4vla.data.mixture import Mixture
+from vlm4vla.data.order import Order
 from vlm4vla.schemas import AugmentConfig
-from vlm4vla.types import Image, Vector, refuse
+from vlm4vla.types import Image, Vector, camera_and_age, refuse, view_names
 
-# First word of every seed: the streams of the two purposes never meet.
-_ORDER, _AUGMENT = 1, 2
+_AUGMENT = 2  # first word of the seed; order.py takes others
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One frame and the H actions from it on.
 
-    ``images`` (H, W, 3) uint8 after augmentation; ``state`` (S,) float32 or None; ``actions`` (H, A) float32 in raw
-    units; ``mask`` (H,) bool: False, and zero actions, for steps after the end of the episode.
+    ``images`` (H, W, 3) uint8 after augmentation, by the names of ``types.view_names``; ``state`` (S,) float32 or None;
+    ``actions`` (H, A) float32 in raw units; ``mask`` (H,) bool: False, and zero actions, for steps after the end of the
+    episode.
     """
 
     images: Mapping[str, Image]
@@ -35,33 +36,51 @@ class Sample:
 
 
 class Samples:
-    """Map-style data set over all frames of a store; keys are (index, epoch), as :class:`BatchSampler` yields them."""
+    """Map-style data set over all frames of a mixture; keys are (index, epoch), as ``order.BatchSampler`` yields them.
 
-    def __init__(self, store: Store, chunk: int, cameras: tuple[str, ...], augment: AugmentConfig, seed: int) -> None:
-        known = [c.name for c in store.cameras]
+    ``window`` is the number of pictures per camera: that of the frame and of those before it, the first frame of the
+    episode repeated at its start. Cameras are augmented independently of each other, the pictures of one camera alike.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        chunk: int,
+        cameras: tuple[str, ...],
+        augment: AugmentConfig,
+        seed: int,
+        window: int = 1,
+    ) -> None:
+        known = [c.name for c in mixture.cameras]
         for name in cameras:
             if name not in known:
                 raise refuse(
                     f"The store has no camera {name!r}", given=name, possible=known, todo="Name one of these cameras."
                 )
-        self.store, self.chunk, self.cameras, self.augment, self.seed = store, chunk, cameras, augment, seed
+        assert chunk > 0 and cameras and window > 0, "a sample has at least one action and one camera"
+        self.mixture, self.chunk, self.cameras = mixture, chunk, cameras
+        self.augment, self.seed, self.window = augment, seed, window
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.mixture)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         return self.sample(*key)
 
-    def sample(self, i: int, epoch: int) -> Sample:
-        """Frame ``i`` with the augmentation of ``epoch``; its actions are exactly ``actions[i : i + H]``."""
-        store = self.store
+    def order(self) -> Order:
+        """The order in which a run with this seed sees the samples."""
+        return self.mixture.order(self.seed)
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """Frame ``index`` with the augmentation of ``epoch``; its actions are those of the next H frames."""
+        store, i = self.mixture.find(index)
         episode = store.episode_of(i)
-        images = {name: store.image(i, name) for name in self.cameras}
-        if self.augment.shift:
-            generator = np.random.default_rng([_AUGMENT, self.seed, epoch, i])
-            images = {name: random_shift(image, self.augment.shift, generator) for name, image in images.items()}
-        else:
-            images = {name: image.copy() for name, image in images.items()}
+        generator = np.random.default_rng([_AUGMENT, self.seed, epoch, index])
+        changes = {camera: draw(self.augment, generator) for camera in self.cameras}
+        images: dict[str, Image] = {}
+        for view in view_names(self.cameras, self.window):
+            camera, age = camera_and_age(view)
+            images[view] = changes[camera](store.image(max(i - age, episode.start), camera))
         valid = min(self.chunk, episode.stop - i)
         actions = np.zeros((self.chunk, store.action_spec.size), np.float32)
         actions[:valid] = store.actions[i : i + valid]
@@ -72,43 +91,3 @@ class Samples:
             actions=actions,
             mask=np.arange(self.chunk) < valid,
         )
-
-
-class BatchSampler:
-    """Endless batches of (index, epoch) for one rank; ``torch.utils.data.DataLoader(batch_sampler=...)`` takes it.
-
-    The samples form one stream: the permutations of epoch 0, 1, ... one after the other. Step s takes the places
-    s * batch .. (s + 1) * batch - 1 of it, and each rank its own equal part of these, so every batch is full, every
-    epoch is seen exactly once, and the union over ranks does not depend on ``world``. ``batch`` is the global size.
-    """
-
-    def __init__(self, length: int, batch: int, seed: int, rank: int = 0, world: int = 1, start_step: int = 0) -> None:
-        assert length > 0 and batch > 0 and 0 <= rank < world and start_step >= 0, "a bad sampler"
-        if batch % world:
-            fitting = [b for b in range(batch - world + 1, batch + world) if b > 0 and b % world == 0]
-            raise refuse(
-                f"A global batch of {batch} cannot be split over {world} processes",
-                possible=f"multiples of {world}, such as {' or '.join(map(str, fitting))}",
-                todo="Change the batch size or the number of processes.",
-            )
-        self._length, self._batch, self._seed = length, batch, seed
-        self._rank, self._part, self._start = rank, batch // world, start_step
-        self._orders: dict[int, npt.NDArray[np.int64]] = {}
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step = self._start
-        while True:
-            yield self.at(step)
-            step += 1
-
-    def at(self, step: int) -> list[tuple[int, int]]:
-        """This rank's part of a step, as (index, epoch)."""
-        first = step * self._batch + self._rank * self._part
-        places = (divmod(place, self._length) for place in range(first, first + self._part))
-        return [(int(self._order(epoch)[at]), epoch) for epoch, at in places]
-
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch not in self._orders:
-            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(self._length)
-        return self._orders[epoch]

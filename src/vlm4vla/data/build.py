@@ -44,12 +44,19 @@ class _Job:
 
 
 def build(
-    reader: Reader, out: Path, image_size: int, encoding: Encoding, progress: bool = False, workers: int = 1
+    reader: Reader,
+    out: Path,
+    image_size: int,
+    encoding: Encoding,
+    progress: bool = False,
+    workers: int = 1,
+    origin: Mapping[str, Any] | None = None,
 ) -> Store:
     """Build the store of ``reader`` in ``out``, or go on where a killed build stopped, or return the finished one.
 
     Pictures become (image_size, image_size, 3), by Pillow's bicubic filter where they differ in size; those of equal
-    size keep every byte. Refuses a folder that was begun from another source or with other settings.
+    size keep every byte. Refuses a folder that was begun from another source or with other settings. ``origin``: the
+    reader's name and options, for the record (:func:`vlm4vla.data.base.open_with_origin`).
     """
     if encoding not in ENCODINGS:
         raise refuse(f"Unknown encoding {encoding!r}", given=encoding, possible=ENCODINGS, todo="Choose one of these.")
@@ -64,6 +71,8 @@ def build(
         "encoding": encoding,
         "image_filter": FILTER,
     }
+    if origin is not None:
+        plan["reader"] = dict(origin)
     plan = json.loads(json.dumps(plan))  # as it will be read back: lists for tuples
     with locked(out):
         if not _begun(out, plan):
@@ -80,7 +89,8 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
         write_atomic(file, json.dumps(plan, indent=1))
         return False
     found = manifest["provenance"] if manifest is not None else json.loads(file.read_text())
-    differing = sorted(key for key in plan if key not in found or found[key] != plan[key])
+    same = {"reader": plan.get("reader"), **found}  # stores of earlier versions do not say how they were read
+    differing = sorted(key for key in plan if key not in same or same[key] != plan[key])
     if differing:
         raise refuse(
             f"{out} holds another store (different: {', '.join(differing)})",

@@ -10,16 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm4vla.rollout.wire import INSTRUCTION_KEY, STATE_KEY, PolicyClient, ServerError, image_keys, is_ours
-from vlm4vla.types import ActionSpec, Benchmark, Env, EpisodeSpec, Observation, Vector, refuse
+from vlm4vla.types import ActionSpec, Benchmark, Env, EpisodeSpec, Observation, Vector, camera_and_age, refuse
 
 REPLY_TIMEOUT_S = 300.0  # the first answer of a server may include compiling the model
 Chunk = npt.NDArray[np.float32]
 
 
 class Chooser(Protocol):
-    """``looks`` says whether ``ask`` needs an observation; builtin policies get None."""
+    """``looks`` says whether ``ask`` needs an observation; builtin policies get None.
+
+    ``window`` is the number of pictures per camera in it: that of the last frame and those of the frames before.
+    """
 
     looks: bool
+    window: int
 
     def reset(self, episode: EpisodeSpec) -> None: ...
     def ask(self, observation: Observation | None) -> Chunk: ...
@@ -29,6 +33,7 @@ class Expert:
     """The scripted expert of the live environment, one action at a time."""
 
     looks = False
+    window = 1
 
     def __init__(self, bench: Benchmark, env: Env) -> None:
         self._expert = bench.expert(env)
@@ -44,6 +49,7 @@ class Idle:
     """Does nothing, the way the benchmark means it."""
 
     looks = False
+    window = 1
 
     def __init__(self, action: Vector) -> None:
         self._chunk = action[None]
@@ -63,6 +69,7 @@ class Server:
         self._client, self._execute = client, execute
         self._actions = bench.action_spec.size
         self._keys, self._sends_state = request_keys(client.metadata, bench, client.uri)
+        self.window = 1 + max((camera_and_age(view)[1] for view in self._keys), default=0)
 
     def reset(self, episode: EpisodeSpec) -> None: ...
 
@@ -72,7 +79,7 @@ class Server:
         An error that the server tells is refused in its words; TimeoutError and ConnectionError come from ``infer``.
         """
         assert observation is not None
-        request: dict[str, Any] = {key: observation.images[camera] for camera, key in self._keys.items()}
+        request: dict[str, Any] = {key: observation.images[view] for view, key in self._keys.items()}
         if self._sends_state:
             assert observation.state is not None
             request[STATE_KEY] = observation.state
@@ -100,7 +107,7 @@ class Server:
 
 
 def request_keys(metadata: Mapping[str, Any], bench: Benchmark, uri: str) -> tuple[dict[str, str], bool]:
-    """Camera -> key of its picture in a request, and whether the state is sent.
+    """Name of a picture -> its key in a request, and whether the state is sent.
 
     A server of ours declares what it wants; any other gets all cameras under openpi's usual names, and the state if the
     benchmark has one, whatever its metadata holds.
@@ -110,7 +117,7 @@ def request_keys(metadata: Mapping[str, Any], bench: Benchmark, uri: str) -> tup
         return image_keys(cameras), bool(bench.state_names)
     wanted = metadata["observation"]
     for camera in wanted["images"]:
-        if camera not in cameras:
+        if camera_and_age(camera)[0] not in cameras:
             raise refuse(
                 f"The policy at {uri} wants the camera {camera!r}",
                 given=camera,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm4vla import records, registry
-from vlm4vla.data import lerobot_layout as layout
 from vlm4vla.data.base import RawEpisode
+from vlm4vla.data.formats import lerobot_layout as layout
 from vlm4vla.data.progress import bar
 from vlm4vla.data.readers.lerobot_v3 import Reader
 from vlm4vla.data.writers.lerobot_v3 import Writer

@@ -1,14 +1,15 @@
 """What a simulator worker does with one job on a live environment. Plain dicts in and out; numpy only."""
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vlm4vla.rollout.asking import Chooser
 from vlm4vla.rollout.names import CONTROLS, IMAGE_BLANK, IMAGE_OTHER, INSTRUCTION_SWAPPED
-from vlm4vla.types import Benchmark, Env, EpisodeSpec, Image, Observation, StepResult, Vector, refuse
+from vlm4vla.types import Benchmark, Env, EpisodeSpec, Image, Observation, StepResult, Vector, refuse, view_name
 
 STEP_LIMIT = "step_limit"
 """``failure`` of an episode that ran to the step limit without success."""
@@ -38,17 +39,21 @@ class _Eyes:
                 todo="Use one of these.",
             )
 
-    def see(self, observation: Observation | None) -> Observation:
-        """The observation to ask the policy with."""
-        assert observation is not None
-        images = observation.images if self._fixed is None else self._fixed
-        return Observation(images, self._instruction, observation.state)
+    def see(self, history: Sequence[Observation | None]) -> Observation:
+        """The observation to ask the policy with: the last frame, and the pictures of those before it."""
+        images: dict[str, Image] = {}
+        for age, observation in enumerate(reversed(history)):
+            assert observation is not None
+            seen = observation.images if self._fixed is None else self._fixed
+            images |= {view_name(camera, age): image for camera, image in seen.items()}
+        assert history[-1] is not None
+        return Observation(images, self._instruction, history[-1].state)
 
 
 def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str, Any]:
     """One closed-loop episode; ends at the first success or at the step limit.
 
-    Pictures are rendered for the queries of a policy that looks, and for every step of a video.
+    Pictures are rendered for the frames that a policy sees when it is asked, and for every step of a video.
     """
     started = time.perf_counter()
     episode, execute, video = EpisodeSpec.from_dict(job["episode"]), int(job["execute"]), bool(job["video"])
@@ -59,15 +64,19 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
     looks = chooser.looks
     result = env.reset(episode, render=looks or video)
     chooser.reset(episode)
+    history = deque([result.observation] * chooser.window, maxlen=chooser.window)
     step = 0
     while not result.success and step < bench.step_limit:
-        chunk = chooser.ask(eyes.see(result.observation) if looks else None)
+        chunk = chooser.ask(eyes.see(history) if looks else None)
         for place, action in enumerate(chunk[:execute]):
             if video and result.observation is not None:
                 frames.append(result.observation.images[camera])
             step += 1
-            last = place + 1 == min(execute, len(chunk)) and step < bench.step_limit
-            result = env.step(action, render=video or (looks and last))
+            left = min(execute, len(chunk)) - place - 1  # steps from here to the next question
+            asked = left < chooser.window and step + left < bench.step_limit
+            result = env.step(action, render=video or (looks and asked))
+            if result.observation is not None:
+                history.append(result.observation)
             if result.success or step >= bench.step_limit:
                 break
     if video and result.observation is not None:

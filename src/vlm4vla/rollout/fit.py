@@ -3,7 +3,7 @@
 from vlm4vla.rollout.batching import ActingPolicy
 from vlm4vla.rollout.names import BUILTINS
 from vlm4vla.schemas import EvalConfig
-from vlm4vla.types import Benchmark, refuse
+from vlm4vla.types import Benchmark, camera_and_age, refuse
 
 
 def check_policy(config: EvalConfig, policy: ActingPolicy | None, bench: Benchmark) -> None:
@@ -35,7 +35,7 @@ def check_policy(config: EvalConfig, policy: ActingPolicy | None, bench: Benchma
         )
     cameras = [camera.name for camera in bench.cameras]
     for camera in policy.cameras:
-        if camera not in cameras:
+        if camera_and_age(camera)[0] not in cameras:
             raise refuse(
                 f"The policy looks through camera {camera!r}, which {bench.id} lacks",
                 given=camera,

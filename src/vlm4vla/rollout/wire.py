@@ -29,7 +29,7 @@ import numpy as np
 import websockets.exceptions
 from websockets.sync.client import connect
 
-from vlm4vla.types import UserError, refuse
+from vlm4vla.types import UserError, camera_and_age, refuse
 
 MAX_FRAME_BYTES = 64 * 2**20
 """Largest frame either side accepts: some 30 pictures of 800 x 800, far above any observation seen so far."""
@@ -53,23 +53,24 @@ def is_ours(metadata: Mapping[str, Any]) -> bool:
     return "server" in metadata and metadata["server"] == SERVER
 
 
-def image_keys(cameras: Sequence[str]) -> dict[str, str]:
-    """Camera name -> key of its picture in a request, in openpi's usual names.
+def image_keys(views: Sequence[str]) -> dict[str, str]:
+    """Name of a picture -> its key in a request, in openpi's usual names.
 
     The first camera is ``observation/image``; the first other one that rides on the arm (its name says wrist, hand or
     gripper) is ``observation/wrist_image``; any further one is ``observation/NAME``. A worker that meets a server
-    without metadata of ours applies the same rule to the benchmark's cameras.
+    without metadata of ours applies the same rule to the benchmark's cameras. Earlier
+    pictures of a camera (``types.view_names``) have its key with their own ending: ``observation/image@-1``.
     """
     keys: dict[str, str] = {}
-    for camera in cameras:
+    for camera in dict.fromkeys(camera_and_age(view)[0] for view in views):
         key = f"observation/{camera}"
         if not keys:
             key = "observation/image"
         elif "observation/wrist_image" not in keys.values() and any(w in camera for w in ("wrist", "hand", "gripper")):
             key = "observation/wrist_image"
         keys[camera] = key
-    assert len(set(keys.values())) == len(cameras), f"two cameras share a key: {keys}"
-    return keys
+    assert len(set(keys.values())) == len(keys), f"two cameras share a key: {keys}"
+    return {view: keys[camera] + view.removeprefix(camera) for view in views for camera, _ in [camera_and_age(view)]}
 
 
 def pack(obj: Any, encode: Callable[[object], Any] | None = None) -> bytes:

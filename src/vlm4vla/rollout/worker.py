@@ -32,7 +32,8 @@ class _Reporting:
     """A chooser that says after its answers that the worker lives: an episode with a slow policy may take hours."""
 
     def __init__(self, chooser: Chooser, say: Callable[[dict[str, Any]], None]) -> None:
-        self._chooser, self._say, self.looks = chooser, say, chooser.looks
+        self._chooser, self._say = chooser, say
+        self.looks, self.window = chooser.looks, chooser.window
         self._said = time.monotonic()
 
     def reset(self, episode: EpisodeSpec) -> None:

@@ -20,12 +20,16 @@ NATIVE = (
     "prompt",
     "query_position",
     "attention_kernel",
+    "dropout",
 )
 RECORDED = {
+    "center_crop": ("augment.crop",),
+    "pictures_per_camera": ("policy.window",),
     "proprioception": ("policy.proprioception",),
     "samples_seen": ("steps", "batch"),
     "epochs": ("steps", "batch"),
     "frozen_groups": ("freeze",),
+    "checkpoint_commit": ("policy.backbone.checkpoint", "policy.backbone.revision"),
 }
 """Recorded facts that must be equal, each with the settings that it follows from."""
 
@@ -49,6 +53,7 @@ def audit(study: StudyConfig, runs: Mapping[str, RunRecord]) -> dict[str, Any]:
             follows = RECORDED.get(fact, ())
             kind = "may-differ" if fact in NATIVE else "must-equal"
             rows.append(_row(study, f"recorded.{fact}", values, kind, follows))
+    rows += _moved_checkpoints(study, runs)
     for name, values in _inputs(runs).items():
         rows.append(_row(study, f"recorded.{name}", values))
     backbones = {name: flat["policy.backbone.init"] for name, flat in settings.items()}
@@ -75,6 +80,17 @@ def _row(
     allowed = kind != "must-equal" or named
     reason = study.factor if differs and named else NOTES.get(kind)
     return {"setting": key, "class": kind, "values": values, "differs": differs, "allowed": allowed, "reason": reason}
+
+
+def _moved_checkpoints(study: StudyConfig, runs: Mapping[str, RunRecord]) -> list[dict[str, Any]]:
+    """One checkpoint on the hub, two commits: somebody pushed while the study ran. No factor allows that."""
+    commits: dict[str, dict[str, Any]] = {}
+    for name, record in runs.items():
+        backbone = record.config["policy"]["backbone"]
+        where = f"{backbone['checkpoint']} at {backbone['revision'] or 'main'}"
+        commits.setdefault(where, {})[name] = record.facts["checkpoint_commit"]
+    rows = [_row(study, f"recorded.commit of {where}", values) for where, values in commits.items()]
+    return [{**row, "allowed": False, "reason": None} for row in rows if row["differs"]]
 
 
 def _inputs(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from vlm4vla.data.batch import BatchSampler
+from vlm4vla.data.order import BatchSampler
 from vlm4vla.schemas import TrainConfig
 from vlm4vla.train import checkpoint, schedule
 from vlm4vla.train.log import Log
@@ -129,7 +129,7 @@ def _step(
 
 
 def _batches(objective: Objective, config: TrainConfig, world: World, start: int) -> Iterator[dict[str, Tensor]]:
-    sampler = BatchSampler(len(objective.items), config.batch, config.seed, world.rank, world.size, start)
+    sampler = BatchSampler(objective.items.order(), config.batch, world.rank, world.size, start)
     # Our samplers and items speak of (index, epoch) pairs, which torch's generic type does not know.
     items: Any = objective.items
     loader: DataLoader[Any] = DataLoader(

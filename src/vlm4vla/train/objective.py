@@ -6,13 +6,19 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from vlm4vla.data.order import Order
+
 Batch = Mapping[str, Tensor]
 
 
 class Items(Protocol):
-    """Random access to prepared examples; the pair is (sample index, epoch), which fixes the augmentation."""
+    """Random access to prepared examples; the pair is (sample index, epoch), which fixes the augmentation.
+
+    ``order`` is the endless stream of these pairs; it depends on the run's seed and on nothing else.
+    """
 
     def __len__(self) -> int: ...
+    def order(self) -> Order: ...
     def __getitem__(self, key: tuple[int, int]) -> Any: ...
 
 

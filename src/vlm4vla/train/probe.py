@@ -14,7 +14,7 @@ from vlm4vla.data.normalize import Normalizer
 from vlm4vla.policy import Facts, Policy
 from vlm4vla.schemas import NormalizerConfig, StudyTrain
 from vlm4vla.train import schedule
-from vlm4vla.types import ActionSpec, Observation
+from vlm4vla.types import ActionSpec, Observation, view_names
 
 
 def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], eval_batch: int) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
         torch.set_num_threads(recipe.threads)
     normalizer = Normalizer.fit(spec, None, NormalizerConfig(kind="limits"))
     zeros = (0.0,) * len(state_names)
-    facts = Facts(spec, normalizer, state_names, zeros, (1.0,) * len(state_names), {})
+    facts = Facts(spec, normalizer, state_names, zeros, (1.0,) * len(state_names), {}, recipe.augment.crop)
     policy = Policy.create(recipe.policy, facts, seed=0)
     policy.freeze(recipe.freeze)
     if recipe.gradient_checkpointing:
@@ -55,7 +55,8 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
 def _random_sample(recipe: StudyTrain, spec: ActionSpec, states: int) -> Sample:
     rng = np.random.default_rng(0)
     size, chunk = recipe.policy.backbone.view, recipe.policy.chunk
-    images = {name: rng.integers(0, 255, (size, size, 3), dtype=np.uint8) for name in recipe.policy.cameras}
+    views = view_names(recipe.policy.cameras, recipe.policy.window)
+    images = {name: rng.integers(0, 255, (size, size, 3), dtype=np.uint8) for name in views}
     return Sample(
         images=images,
         instruction="open the drawer",

@@ -11,11 +11,12 @@ import numpy as np
 
 from vlm4vla import config as configs
 from vlm4vla import records
+from vlm4vla.backbones import loading
 from vlm4vla.backbones.processor import Inputs
 from vlm4vla.data.batch import Samples
+from vlm4vla.data.mixture import Mixture
 from vlm4vla.data.normalize import Normalizer
-from vlm4vla.data.statistics import Statistics
-from vlm4vla.data.store import Store
+from vlm4vla.data.order import Order
 from vlm4vla.policy import Facts, Policy, Preparer
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import TrainConfig
@@ -28,7 +29,7 @@ PACKAGES = ("vlm4vla", "torch", "transformers", "tokenizers", "numpy", "pillow",
 
 
 class Examples:
-    """Prepared training examples of a store: what the loader processes hold (no weights)."""
+    """Prepared training examples: what the loader processes hold (no weights)."""
 
     def __init__(self, samples: Samples, preparer: Preparer) -> None:
         self.samples, self.preparer = samples, preparer
@@ -36,49 +37,75 @@ class Examples:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def order(self) -> Order:
+        return self.samples.order()
+
     def __getitem__(self, key: tuple[int, int]) -> Inputs:
         index, epoch = key
         return self.preparer.example(self.samples.sample(index, epoch))
 
 
-def facts_of(config: TrainConfig, store: Store) -> Facts:
-    """What the policy must carry: spec, normaliser fitted on this store, state statistics, provenance."""
-    state = Statistics.of(store.states) if store.states is not None else None
+def facts_of(config: TrainConfig, mixture: Mixture) -> Facts:
+    """What the policy must carry: spec, normaliser fitted on this data, state statistics, provenance, crop."""
+    state = mixture.state_statistics()
+    data: dict[str, Any] = {"store": mixture.digest}
+    if len(mixture.stores) > 1:
+        data["shares"] = _shares(mixture)
     return Facts(
-        action_spec=store.action_spec,
-        normalizer=Normalizer.fit(store.action_spec, store.statistics(), config.policy.normalizer),
-        state_names=store.state_names,
+        action_spec=mixture.action_spec,
+        normalizer=Normalizer.fit(mixture.action_spec, mixture.statistics(), config.policy.normalizer),
+        state_names=mixture.state_names,
         state_mean=state.mean if state else (),
         state_std=tuple(max(1e-6, s) for s in state.std) if state else (),
-        provenance={"store": store.digest, "seed": config.seed, "steps": config.steps, "batch": config.batch},
+        provenance={
+            **data,
+            "seed": config.seed,
+            "steps": config.steps,
+            "batch": config.batch,
+            "frozen": list(config.freeze),
+        },
+        center_crop=config.data.augment.crop,
     )
 
 
-def objective_of(config: TrainConfig, store: Store) -> tuple[Objective, Policy]:
+def objective_of(config: TrainConfig, mixture: Mixture) -> tuple[Objective, Policy]:
     size = config.policy.backbone.view
-    wrong = [c for c in store.cameras if c.name in config.policy.cameras and (c.height, c.width) != (size, size)]
+    wrong = [c for c in mixture.cameras if c.name in config.policy.cameras and (c.height, c.width) != (size, size)]
     if wrong:
         raise refuse(
             f"The store's pictures of {wrong[0].name!r} are {wrong[0].height} x {wrong[0].width}, the policy's {size}",
             possible=f"a store built with --image-size {size}",
             todo="Build the store at the policy's view_size: pictures resized twice are not those it will act on.",
         )
-    policy = Policy.create(config.policy, facts_of(config, store), config.seed)
+    policy = Policy.create(config.policy, facts_of(config, mixture), config.seed)
+    policy.facts.provenance["vlm_commit"] = loading.commit_of(policy.backbone.model_config)
     policy.freeze(config.freeze)
     if config.gradient_checkpointing:
         policy.backbone.recompute_activations()
-    samples = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
-    items = Examples(samples, policy.preparer)
+    items = Examples(_samples(config, mixture), policy.preparer)
     return Objective(policy, items, policy.preparer.collate, Policy.weight), policy
 
 
-def identity(config: TrainConfig, store_digest: str) -> str:
-    """Hash of everything that can change the weights: not where files lie, nor how they are loaded or logged."""
+def _samples(config: TrainConfig, mixture: Mixture) -> Samples:
+    policy = config.policy
+    return Samples(mixture, policy.chunk, policy.cameras, config.data.augment, config.seed, policy.window)
+
+
+def _shares(mixture: Mixture) -> dict[str, float]:
+    """Digest of each store -> its share of the samples."""
+    return {store.digest: share for store, share in zip(mixture.stores, mixture.shares, strict=True)}
+
+
+def identity(config: TrainConfig, data_digest: str) -> str:
+    """Hash of everything that can change the weights: not where files lie, nor how they are loaded or logged.
+
+    ``data_digest`` covers the contents of all stores and their weights.
+    """
     plain = configs.to_dict(config)
     for key in ("out", "log_every", "checkpoint_every"):
         del plain[key]
-    del plain["data"]["workers"]
-    plain["data"]["store"] = store_digest
+    del plain["data"]["workers"], plain["data"]["mixture"]
+    plain["data"]["store"] = data_digest
     return configs.digest(plain)
 
 
@@ -86,8 +113,8 @@ def train(config: TrainConfig) -> RunRecord:
     """Run or resume; a finished run with the same settings returns at once. Under torchrun, every rank calls this."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    store = Store.open(config.data.store)
-    config_hash = identity(config, store.digest)
+    mixture = Mixture.open(config.data.sources)
+    config_hash = identity(config, mixture.digest)
     record_file = config.out / "run.json"
     if record_file.is_file():
         done = records.read_one(record_file, RunRecord)
@@ -100,16 +127,18 @@ def train(config: TrainConfig) -> RunRecord:
         )
     world = World.join()
     with records.locked(config.out) if world.rank == 0 else nullcontext():
-        return _train(config, config_hash, store, world, began, started)
+        return _train(config, config_hash, mixture, world, began, started)
 
 
-def _train(config: TrainConfig, config_hash: str, store: Store, world: World, began: float, started: str) -> RunRecord:
-    objective, policy = objective_of(config, store)
+def _train(
+    config: TrainConfig, config_hash: str, mixture: Mixture, world: World, began: float, started: str
+) -> RunRecord:
+    objective, policy = objective_of(config, mixture)
     if world.rank == 0:
         config.out.mkdir(parents=True, exist_ok=True)
         records.write_atomic(config.out / "config.yaml", configs.to_yaml(config))
     resumed = fit(objective, config, world, config.out, config_hash)
-    record = _record(config, config_hash, policy, store, started, time.monotonic() - began, resumed, world.size)
+    record = _record(config, config_hash, policy, mixture, started, time.monotonic() - began, resumed, world.size)
     if world.rank == 0:
         digest = policy.save_pretrained(config.out / "policy")
         record = record.model_copy(update={"inputs": {**record.inputs, "policy": digest}})
@@ -123,7 +152,7 @@ def _record(
     config: TrainConfig,
     config_hash: str,
     policy: Policy,
-    store: Store,
+    mixture: Mixture,
     started: str,
     wall_s: float,
     resumed: int,
@@ -140,25 +169,26 @@ def _record(
         packages=records.package_versions(PACKAGES),
         hardware=records.hardware() | {"processes": world, "device": str(policy.query_QD.device)},
         seed=config.seed,
-        inputs={"store": store.digest},
+        inputs={"store": mixture.digest},
         parameters=policy.parameters_by_group(),
-        facts=_facts(config, policy, store) | {"resumed_from_step": resumed},
+        facts=_facts(config, policy, mixture) | {"resumed_from_step": resumed},
         started=started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         wall_s=round(wall_s, 1),
     )
 
 
-def _facts(config: TrainConfig, policy: Policy, store: Store) -> dict[str, Any]:
+def _facts(config: TrainConfig, policy: Policy, mixture: Mixture) -> dict[str, Any]:
     """What the run did, for the audit: measured from the prepared inputs, not copied from the configuration."""
-    samples = Samples(store, config.policy.chunk, config.policy.cameras, config.data.augment, config.seed)
+    samples = _samples(config, mixture)
     sample = samples.sample(0, 0)
     example = policy.preparer.example(sample)
     ids = example["input_ids"]
     processor = policy.backbone.processor
     frozen = [g for g, ps in policy.backbone.groups().items() if ps and not any(p.requires_grad for p in ps)]
     return {
-        "checkpoint_commit": getattr(policy.backbone.model_config, "_commit_hash", None),
+        "checkpoint_commit": loading.commit_of(policy.backbone.model_config),
+        "dropout": policy.backbone.dropout(),
         "tokens_per_sample": len(ids),
         "image_tokens": int((ids == processor.image_id).sum()),
         "model_pixels": config.policy.backbone.image_size,
@@ -166,6 +196,9 @@ def _facts(config: TrainConfig, policy: Policy, store: Store) -> dict[str, Any]:
         "attention_kernel": policy.backbone.model_config.get_text_config()._attn_implementation,
         "query_position": int(np.argmax(ids == processor.query_id)),
         "image_pixels": [list(image.shape[:2]) for image in sample.images.values()],
+        "center_crop": policy.facts.center_crop,
+        "pictures_per_camera": config.policy.window,
+        "shares": _shares(mixture),
         "proprioception": config.policy.proprioception,
         "samples_seen": config.steps * config.batch,
         "epochs": round(config.steps * config.batch / len(samples), 2),

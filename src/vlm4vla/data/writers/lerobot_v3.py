@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm4vla.data import columns
-from vlm4vla.data import lerobot_layout as layout
 from vlm4vla.data.base import RawEpisode, check_episode
+from vlm4vla.data.formats import lerobot_layout as layout
 from vlm4vla.data.pictures import encode
 from vlm4vla.records import disk_error, write_atomic
 from vlm4vla.types import ActionSpec, CameraSpec, refuse

@@ -13,6 +13,7 @@ from vlm4vla import registry
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src/vlm4vla"
+FORMATS = [SRC / "data" / part for part in ("readers", "writers", "formats")]
 
 
 def _sources() -> list[Path]:
@@ -34,6 +35,8 @@ def test_names_stay_in_their_rooms(room: str) -> None:
         for file in _sources():
             if any(file == place.with_suffix(".py") or place in file.parents for place in own):
                 continue
+            if room == "bench" and file.parent in FORMATS:
+                continue  # file formats are called after the benchmark whose data they hold
             found = [text for text in _code_words(file) if word.search(text)]
             assert not found, f"{file.relative_to(ROOT)} names {name}: {found}"
 

@@ -1,5 +1,7 @@
 """ActionSpec and the four-part error."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -31,3 +33,9 @@ def test_bad_actions_are_refused(action: list[float]) -> None:
 def test_four_parts() -> None:
     text = str(refuse("Unknown x 'abd'", given="abd", possible=["abc", "xyz"], todo="Choose one."))
     assert text == "Unknown x 'abd'. Possible: abc, xyz. Did you mean 'abc'? Choose one."
+
+
+def test_a_spec_without_limits_is_plain_json() -> None:
+    spec = ActionSpec((Dimension("dx", "m", "delta", "base", -np.inf, np.inf),), "none", 5)
+    text = json.dumps(spec.to_dict(), allow_nan=False)
+    assert ActionSpec.from_dict(json.loads(text)) == spec

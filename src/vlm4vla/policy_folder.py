@@ -74,7 +74,7 @@ def write(
         }
         meta["digest"] = _digest(meta)
         (partial / CARD).write_text(card)
-        records.write_atomic(partial / META, json.dumps(meta, indent=1) + "\n")
+        records.write_atomic(partial / META, json.dumps(meta, indent=1, allow_nan=False) + "\n")
         if folder.is_dir():
             earlier = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             folder.rename(earlier)

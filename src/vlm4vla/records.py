@@ -29,7 +29,10 @@ class Record(BaseModel):
 
 
 class EpisodeRow(Record):
-    """One closed-loop episode. ``control`` is null or names an evaluation-only control such as ``image-blank``."""
+    """One closed-loop episode. ``control`` is null or names an evaluation-only control such as ``image-blank``.
+
+    ``completed``: subtasks solved in a row, null where an episode is one task.
+    """
 
     run: str
     arm: str
@@ -44,6 +47,7 @@ class EpisodeRow(Record):
     failure: str | None
     video: str | None
     wall_s: float
+    completed: int | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:

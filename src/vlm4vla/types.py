@@ -6,6 +6,7 @@ S proprioceptive state dimensions, N frames of an episode; images are (height, w
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -89,11 +90,24 @@ class ActionSpec:
         return tuple(i for i, d in enumerate(self.dimensions) if d.kind != "gripper")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"control_hz": float(self.control_hz)}
+        """Plain JSON data; a dimension without a limit has null there."""
+        plain = asdict(self) | {"control_hz": float(self.control_hz)}
+        for d in plain["dimensions"]:
+            d.update({key: None for key in ("low", "high") if math.isinf(d[key])})
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ActionSpec":
-        dimensions = tuple(Dimension(**d) for d in data["dimensions"])
+        dimensions = tuple(
+            Dimension(
+                **{
+                    **d,
+                    "low": -math.inf if d["low"] is None else d["low"],
+                    "high": math.inf if d["high"] is None else d["high"],
+                }
+            )
+            for d in data["dimensions"]
+        )
         return cls(dimensions=dimensions, rotation=data["rotation"], control_hz=float(data["control_hz"]))
 
     def differences(self, other: "ActionSpec") -> list[str]:
@@ -188,10 +202,17 @@ class EpisodeSpec:
 
 @dataclass(frozen=True)
 class StepResult:
-    """After one action: the success rule's verdict, and the observation if it was asked for (``render=True``)."""
+    """After one action: the success rule's verdict, and the observation if it was asked for (``render=True``).
+
+    ``over``: the episode has ended without success before the benchmark's step limit. ``completed``: subtasks solved so
+    far, null where an episode is one task. When it changes, the observation is there unasked, with the instruction of
+    the next subtask.
+    """
 
     success: bool
     observation: Observation | None
+    over: bool = False
+    completed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +250,12 @@ class Expert(Protocol):
 
 
 class Benchmark(Protocol):
-    """What ``bench/<name>/env.py`` exports as ``Benchmark``. Nothing of it may import torch or pydantic."""
+    """What ``bench/<name>/env.py`` exports as ``Benchmark``. Nothing of it may import torch or pydantic.
+
+    Where tasks have step limits of their own it also has ``step_limits`` (task -> steps), and ``step_limit`` is the
+    largest of them; ask :func:`step_limit_of`. ``published`` (task -> length of its published evaluation list) and
+    ``describe(episode)`` (a start in plain data) are for ``bench episodes``, where a benchmark has them.
+    """
 
     id: str
     action_spec: ActionSpec
@@ -245,3 +271,9 @@ class Benchmark(Protocol):
     def expert(self, env: Env) -> Expert: ...
     def do_nothing(self) -> Vector: ...
     def versions(self) -> dict[str, str]: ...
+
+
+def step_limit_of(bench: Benchmark, task: str) -> int:
+    """Steps that an episode of ``task`` may take."""
+    own: Mapping[str, int] = getattr(bench, "step_limits", {})
+    return own.get(task, bench.step_limit)

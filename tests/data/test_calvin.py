@@ -4,6 +4,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import calvin_data
 import numpy as np
 import pytest
 import yaml
@@ -274,3 +275,18 @@ def test_a_reader_travels_to_another_process_and_builds_a_store(tmp_path):
     assert np.array_equal(store.actions[3:], recording(1, 2).actions.astype(np.float32))
     with pytest.raises(IndexError):
         reader.episode(2)
+
+
+def test_the_digest_sees_what_is_inside_the_frames(tmp_path):
+    """Files of the same name and size with other numbers are another data set."""
+    reader = calvin_data.dataset(tmp_path / "set", lengths=(3,))
+    first = reader.digest()
+    (frame, *_) = sorted((tmp_path / "set/training").glob("episode_*.npz"))
+    with np.load(frame) as arrays:
+        values = dict(arrays)
+    np.savez(frame, **values)
+    stored = reader.digest()
+    size = frame.stat().st_size
+    np.savez(frame, **values | {"rel_actions": -values["rel_actions"]})
+    assert frame.stat().st_size == size
+    assert len({first, stored, reader.digest()}) == 3

@@ -44,6 +44,7 @@ def made_up(root: Path, **changes) -> Path:
         table = pa.table(
             {
                 "action": list(random.uniform(-1, 1, (length, 4)).astype(np.float32)),
+                "frame_index": np.arange(length),
                 "timestamp": pa.array(np.arange(length, dtype=np.float32) / FPS),
                 "episode_index": np.full(length, n),
                 "task_index": np.full(length, n),
@@ -90,7 +91,7 @@ def test_broken_videos_are_refused_with_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"no frame at 0\.350 s"):
         list(Reader(root, spec()).episode(1).images["top"])
     with pytest.raises(UserError, match="not a number"):
-        VideoFrames(video(root), np.array([0.0, np.nan]), FPS)
+        VideoFrames(video(root), np.array([0.0, np.nan]), FPS, (16, 32))
 
 
 def test_tables_that_do_not_belong_are_refused(tmp_path):
@@ -109,8 +110,8 @@ def test_tables_that_do_not_belong_are_refused(tmp_path):
     told(good.set_column(0, "action", pa.array([[1.0, 2.0, 3.0, None]] * 9)), "not finite")
     told(good.set_column(0, "action", pa.array([None] + [[1.0, 2.0, 3.0, 1.0]] * 8)), "not what info.json says")
     told(good.set_column(0, "action", pa.array([[1.0]] * 9)), "4 numbers in every row")
-    told(good.set_column(3, "task_index", pa.array([0] * 4 + [1] * 5)), "changes its instruction")
-    told(good.set_column(3, "task_index", pa.array([7] * 9)), r"tasks \[7\]")
+    told(good.set_column(4, "task_index", pa.array([0] * 4 + [1] * 5)), "changes its instruction")
+    told(good.set_column(4, "task_index", pa.array([7] * 9)), r"tasks \[7\]")
     shutil.copy(first, second)
     with pytest.raises(UserError, match="6 rows of the episodes"):
         Reader(root, spec()).episode(1)

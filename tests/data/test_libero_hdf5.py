@@ -90,7 +90,7 @@ def test_noops_are_dropped_on_demand_only(rows, align):
                 reader.episode(0)
             return
         episode = reader.episode(0)
-        assert episode.info["noops_dropped"] == len(raw) - shift - len(kept)
+        assert episode.info["dropped_noops"] == len(raw) - shift - len(kept)
         assert np.array_equal(episode.actions, layout.flipped(raw[kept].astype(np.float32)))
         assert [int(frame[0, 0, 2]) for frame in episode.images["agentview"]] == [t - shift for t in kept]
 

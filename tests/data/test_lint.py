@@ -142,6 +142,24 @@ def test_seeded_defects(tmp_path, name, check, severity, words):
         assert set(found(report)) == {check}, report.findings  # one defect, one finding
 
 
+def test_a_minority_with_the_other_gripper_sense_is_found(tmp_path):
+    """Two sets of two conventions, merged."""
+    report = lint(moving_store(tmp_path, lambda e: flip(e) if e.source % 10 == 3 else e, range(40)))
+    (finding,) = report.findings
+    assert finding.check == "gripper-sense" and finding.severity == "warning"
+    assert "In 4 of 40 episodes" in finding.measured
+
+
+def test_a_gripper_that_is_never_told_to_close_is_found_without_an_exact_zero(tmp_path):
+    def half(a):
+        a[:, 4] = 0.5 + 0.48 * a[:, 4]
+
+    report = lint(moving_store(tmp_path, lambda e: actions(e, half)))
+    assert [f.measured for f in report.findings if f.check == "gripper-range"] == [
+        "gripper lies between 0.02 and 0.98: it is never told to close (-1)."
+    ]
+
+
 @pytest.mark.parametrize(("change", "words"), [(flip, "begin with a closing"), (late, "actions 3 frames earlier")])
 def test_without_states_the_defects_are_found_as_well(tmp_path, change, words):
     report = lint(moving_store(tmp_path, lambda e: without_states(change(e)), range(12)))

@@ -103,7 +103,7 @@ def test_the_published_bridge_layout(tmp_path):
     records = [made.record(n, 4 + n, made.BRIDGE) for n in range(5)]
     made.write(tmp_path, [records[:3], [], records[3:]], made.layout(made.BRIDGE), "bridge_dataset")
     reader = Reader(tmp_path, variant="bridge", cameras="image_1,image_0")
-    assert reader.action_spec == variants.BRIDGE and reader.state_names[-1] == "gripper"
+    assert reader.action_spec == variants.BRIDGE and reader.state_names[-1] == "gripper_open"
     assert [(c.name, c.height, c.width) for c in reader.cameras] == [("image_1", 6, 8), ("image_0", 6, 8)]
     assert [c.name for c in Reader(tmp_path, variant="bridge").cameras] == ["image_0"]
     for n in (4, 0, 3, 1, 2):

@@ -1,5 +1,6 @@
 import json
 import pickle
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from synthetic_data import cameras, dataset, episode, spec
 
 from vlm4vla.data import build as building
 from vlm4vla.data.build import build
-from vlm4vla.data.pictures import EncodedFrames, decode, encode, resize
+from vlm4vla.data.pictures import EncodedFrames, decode, decode_any, encode, resize
 from vlm4vla.data.store import Store
 from vlm4vla.types import UserError
 
@@ -19,6 +20,7 @@ LENGTHS = (5, 1, 9, 4)
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "_MAX_GROUPS", 2)
     monkeypatch.setattr(building, "_MIN_GROUP", 2)  # two groups of two episodes
     return dataset(tmp_path / "set", LENGTHS)
 
@@ -193,3 +195,61 @@ def test_a_full_disk_is_told_in_a_sentence(reader, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError, match="the disk is full"):
         build(reader, tmp_path / "store", 8, "raw")
+
+
+def test_a_build_is_not_continued_by_other_code_or_in_other_groups(reader, tmp_path, monkeypatch):
+    """Half of a store by a reader with a fault and half by the mended one would be worse than either."""
+    whole = build(reader, tmp_path / "a", 8, "png")
+    (tmp_path / "b/groups").mkdir(parents=True)
+    plan = {**whole.provenance, "code": "of another day"}
+    (tmp_path / "b/plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="different: code"):
+        build(reader, tmp_path / "b", 8, "png")
+    (tmp_path / "b/plan.json").write_text(json.dumps(dict(whole.provenance)))
+    wrong = {"first": 0, "last": 3, "file": "groups/group-00000.arrow", "bytes": 1, "sha256": "", "episodes": []}
+    (tmp_path / "b/groups/group-00000.json").write_text(json.dumps(wrong))
+    assert build(reader, tmp_path / "b", 8, "png").digest == whole.digest
+
+
+def test_a_finished_store_stays_when_the_code_moves_on(reader, tmp_path, monkeypatch):
+    whole = build(reader, tmp_path / "a", 8, "png")
+    monkeypatch.setattr(building, "code", lambda: "newer")
+    again = build(reader, tmp_path / "a", 8, "png")
+    assert again.digest == whole.digest and again.provenance["code"] != "newer"
+
+
+def test_long_episodes_are_written_in_slices(reader, tmp_path, monkeypatch):
+    """The slices are not in the content: the digest is that of the uncut episode."""
+    whole = build(reader, tmp_path / "a", 8, "png")
+    monkeypatch.setattr(building, "_BATCH", 2)
+    cut = build(reader, tmp_path / "b", 8, "png")
+    assert [e.length for e in cut.episodes] == [e.length for e in whole.episodes]
+    for frame in range(len(whole)):
+        for camera in whole.cameras:
+            assert np.array_equal(whole.image(frame, camera.name), cut.image(frame, camera.name))
+    assert np.array_equal(whole.actions, cut.actions)
+
+
+def test_nothing_and_no_size_are_refused(reader, tmp_path):
+    with pytest.raises(UserError, match="Picture size 0"):
+        build(reader, tmp_path / "a", 0, "png")
+
+    class Empty:
+        def __getattr__(self, name):
+            return getattr(reader, name)
+
+        def __len__(self):
+            return 0
+
+    with pytest.raises(UserError, match="no episodes"):
+        build(Empty(), tmp_path / "a", 8, "png")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"junk", b""])
+def test_only_png_and_jpeg_are_opened(data, monkeypatch):
+    """Pillow hands EPS to Ghostscript, a program that a data set must not start."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program was started"))
+    with pytest.raises(UserError, match="are no picture that can be read"):
+        decode_any(data)

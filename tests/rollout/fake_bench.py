@@ -1,7 +1,8 @@
 """A benchmark without a simulator, for the pool and the worker: a point that must be moved to 1 along x.
 
 Tasks decide how it behaves: "move" and "slide" work; "raise" fails in every step; "die" kills its process in reset;
-"die-once" does so until its flag file exists; "hang" never comes back from reset.
+"die-once" does so until its flag file exists; "hang" never comes back from reset. "chain" (not listed) has two subtasks,
+half of the way each; it is over when one takes more than four steps.
 """
 
 import os
@@ -30,19 +31,28 @@ class FakeEnv:
             time.sleep(3600)
         self.index = episode.index
         self.instruction = episode.instruction
-        self.x = 0.0
-        return StepResult(False, self._see() if render else None)
+        self.x, self.spent = 0.0, 0
+        return StepResult(False, self._see() if render else None, completed=self.completed)
 
     def step(self, action, render):
         if self.task == "raise":
             raise ZeroDivisionError("simulated")
+        before = self.completed
         self.x += 0.25 * float(self.spec.check(action)[0])
-        return StepResult(self.x >= 1.0, self._see() if render else None)
+        solved = self.completed != before
+        self.spent = 0 if solved else self.spent + 1
+        over = self.task == "chain" and self.spent > 4
+        return StepResult(self.x >= 1.0, self._see() if render or solved else None, over, self.completed)
+
+    @property
+    def completed(self):
+        return int(2 * self.x) if self.task == "chain" else None
 
     def _see(self):
         self.rendered += 1
         picture = np.full((4, 4, 3), 10 * self.index + 100 * self.x, np.uint8)
-        return Observation({"front": picture}, self.instruction, np.array([self.x], np.float32))
+        told = self.instruction + (f" {self.completed}" if self.task == "chain" else "")
+        return Observation({"front": picture}, told, np.array([self.x], np.float32))
 
     def snapshot(self):
         return np.array([self.x, self.index])

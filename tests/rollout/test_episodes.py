@@ -5,7 +5,7 @@ import pytest
 from fake_bench import Benchmark
 
 from vlm4vla.rollout import episodes
-from vlm4vla.types import UserError, view_name
+from vlm4vla.types import UserError, step_limit_of, view_name
 
 
 class Recorder:
@@ -21,6 +21,15 @@ class Recorder:
         return np.tile(np.array([self.speed, 1.0], np.float32), (3, 1))
 
 
+class Still:
+    """An expert that never gets anywhere."""
+
+    def reset(self, episode): ...
+
+    def act(self):
+        return np.array([0.0, 1.0], np.float32)
+
+
 def job(**changes):
     bench = Benchmark()
     episode, other = (e.to_dict() for e in bench.episodes("eval", "move", 2))
@@ -28,9 +37,9 @@ def job(**changes):
     return base | {"execute": 2, "video": False} | changes
 
 
-def play(chooser, **changes):
+def play(chooser, task="move", **changes):
     bench = Benchmark()
-    env = bench.make("move")
+    env = bench.make(task)
     return episodes.rollout(job(**changes), bench, env, chooser), env
 
 
@@ -74,6 +83,19 @@ def test_the_step_limit_holds_even_when_chunks_do_not_divide_it():
     assert result["failure"] == episodes.STEP_LIMIT
 
 
+@pytest.mark.parametrize("task, steps", [("move", 5), ("slide", 9)])
+def test_a_task_may_have_a_step_limit_of_its_own(task, steps):
+    bench = Benchmark()
+    bench.step_limits = {"move": 5}
+    assert step_limit_of(bench, task) == steps
+    start = bench.episodes("eval", task, 1)[0].to_dict()
+    played = episodes.rollout(job(episode=start), bench, bench.make(task), Recorder(speed=0.0))
+    assert (played["steps"], played["failure"]) == (steps, episodes.STEP_LIMIT)
+    bench.expert = lambda env: Still()
+    shown = episodes.demo({"episode": start, "noise": 0.0, "after_success": 1}, bench, bench.make(task))
+    assert len(shown["actions"]) == steps
+
+
 def test_a_blind_builtin_renders_nothing_unless_a_video_is_wanted():
     result, env = play(Recorder(looks=False))
     assert result["success"] and env.rendered == 0
@@ -100,6 +122,29 @@ def test_image_other_shows_the_start_of_the_other_episode_all_along():
 def test_the_instruction_of_the_job_is_what_the_policy_is_told():
     chooser = Recorder()
     play(chooser, control="instruction-swapped", instruction="please slide")
+    assert {o.instruction for o in chooser.seen} == {"please slide"}
+
+
+def test_a_solved_subtask_drops_the_chunk_and_asks_with_the_next_instruction():
+    chooser = Recorder(window=2)
+    result, env = play(chooser, task="chain", execute=3)
+    assert (result["success"], result["completed"], result["steps"], result["failure"]) == (True, 2, 4, None)
+    assert [o.instruction for o in chooser.seen] == ["please move 0", "please move 1"]
+    assert [float(o.state[0]) for o in chooser.seen] == [0.0, 0.5]
+    # after two of three steps; the history begins there
+    assert [o.images[v][0, 0, 0] for o in chooser.seen for v in ("front", "front@-1")] == [0, 0, 50, 50]
+    assert play(Recorder(looks=False), task="chain", execute=3)[0]["completed"] == 2
+
+
+def test_a_failed_subtask_ends_the_episode_before_the_step_limit():
+    result, _ = play(Recorder(speed=0.0), task="chain")
+    assert (result["success"], result["completed"], result["steps"]) == (False, 0, 5)
+    assert result["failure"] == episodes.OVER and play(Recorder())[0]["completed"] is None
+
+
+def test_a_swapped_instruction_stays_in_a_chain():
+    chooser = Recorder()
+    play(chooser, task="chain", control="instruction-swapped", instruction="please slide")
     assert {o.instruction for o in chooser.seen} == {"please slide"}
 
 

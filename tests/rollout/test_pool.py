@@ -291,7 +291,7 @@ def test_a_policy_server_is_asked_over_one_connection_per_worker(log, server):
         answers = [r for _, r in p.run([rollout("move", i, uri, execute=2) for i in range(5)])]
         assert all(r["success"] and r["steps"] == 8 for r in answers)
         assert len(connections) == 1
-        ((_, lost),) = p.run([rollout("move", 0, uri, instruction="drop me")])
+        ((_, lost),) = p.run([rollout("move", 0, uri, instruction="drop me", control="instruction-swapped")])
         assert lost["kind"] == "failure" and not lost["user"] and "closed the connection" in lost["error"]
         ((_, again),) = p.run([rollout("move", 0, uri)])
         assert again["success"] and len(connections) == 2

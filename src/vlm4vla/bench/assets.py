@@ -1,7 +1,8 @@
 """Files that a simulator needs and no package brings: scenes, meshes, recorded starts. Standard library only.
 
 A benchmark that needs some has an ``assets.json``: ``required`` (paths that must be there) and ``official`` (where the
-authors publish them: git repository, commit, the paths to take and the folder they go into). The setting is one link,
+authors publish them: git repository, commit, the paths to take, the folder that these are relative to (``from``; none:
+the repository's root) and the folder they go into). The setting is one link,
 ``$VLM4VLA_HOME/assets/NAME``: to a folder that the user names, or to what was fetched from the official source.
 """
 
@@ -67,17 +68,18 @@ def _fetch(name: str, log: Log) -> Path:
         whole = Path(work) / "whole"
         for number, source in enumerate(plan["official"]):
             log(f"{name}: fetching {', '.join(source['paths'])} of {source['git']} at {source['commit'][:12]}")
-            clone = Path(work) / str(number)
+            clone, root = Path(work) / str(number), source.get("from", ".")
+            wanted = [(Path(root) / path).as_posix() for path in source["paths"]]
             _git(["init", "--quiet", str(clone)], source)
             _git(["-C", str(clone), "remote", "add", "origin", source["git"]], source)
-            _git(["-C", str(clone), "sparse-checkout", "set", "--no-cone", *source["paths"]], source)
+            _git(["-C", str(clone), "sparse-checkout", "set", "--no-cone", *wanted], source)
             depth = ["--quiet", "--depth", "1", "--filter=blob:none", "origin", source["commit"]]
             _git(["-C", str(clone), "fetch", *depth], source)
             _git(["-C", str(clone), "checkout", "--quiet", "FETCH_HEAD"], source)
             for path in source["paths"]:
                 target = whole / source["into"] / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(clone / path, target)
+                shutil.move(clone / root / path, target)
         _check(name, whole)
         whole.rename(final)
     return final

@@ -5,8 +5,9 @@ The pins of simulators contradict each other and the main environment's. The env
 whole site-packages would leak the main numpy into it). So checkouts that share an environment do not share code.
 A stamp with a hash of the requirements is written last, so a half-made environment is never taken for a whole one;
 another one says that pip is through, so that a failed smoke test does not cost the downloads.
-A benchmark's folder may also have ``apt.txt`` (Debian packages) and ``python.txt`` (Python versions its wheels exist
-for, such as ``3.11 3.12``).
+A benchmark's folder may also have ``apt.txt`` (Debian packages), ``python.txt`` (Python versions its wheels exist
+for, such as ``3.11 3.12``) and ``requirements-no-deps.txt`` (packages whose own requirements are not followed, because
+they are wrong or enormous; it counts as a part of the requirements).
 """
 
 import errno
@@ -42,6 +43,7 @@ print(sys.argv[4] + str(answer))
 sys.exit(status)
 """
 _PIP_DONE, _WHOLE = "pip.json", "stamp.json"
+_NO_DEPS = "requirements-no-deps.txt"
 _UNUSABLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your disk quota is used up",
@@ -135,8 +137,10 @@ def _fill(name: str, lock: int, log: Log) -> None:
     _run(make, lock, "The virtual environment cannot be made", "Install Python's venv module.")
     log(f"{name}: installing {requirements} with pip (a minute or two)")
     pip = [str(_python(name)), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-    pip += ["-r", str(requirements)]
-    _run(pip, lock, "pip cannot install the benchmark's requirements", "Check the network, then run it again.")
+    bare = folder_of(name) / _NO_DEPS
+    for words in [["-r", str(requirements)], *([["--no-deps", "-r", str(bare)]] if bare.is_file() else [])]:
+        problem = "pip cannot install the benchmark's requirements"
+        _run(pip + words, lock, problem, "Check the network, then run it again.")
     _write_stamp(name, _PIP_DONE)
 
 
@@ -188,7 +192,8 @@ def _python(name: str) -> Path:
 
 
 def _stamp(name: str) -> dict[str, str]:
-    return {"requirements": hashlib.sha256((folder_of(name) / "requirements.txt").read_bytes()).hexdigest()}
+    files = [folder_of(name) / "requirements.txt", folder_of(name) / _NO_DEPS]
+    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
 
 def _interpreter(folder: Path) -> str:

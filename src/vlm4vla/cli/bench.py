@@ -25,7 +25,12 @@ def declare(verbs: Any) -> None:
     episodes.add_argument("name")
     episodes.add_argument("--tasks", nargs="*", default=[])
     episodes.add_argument("--split", choices=("train", "dev", "eval"), default="eval")
-    episodes.add_argument("--per-task", type=int, default=20)
+    episodes.add_argument("--per-task", type=int, default=None, help="default: the whole of a published list, else 20")
+    episodes.add_argument("--json", action="store_true", help="with all that the benchmark tells of a start")
+    replay = add_verb(group, "replay", _bench_replay, "recordings of the original simulator, compared with ours")
+    replay.add_argument("name")
+    replay.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    replay.add_argument("--json", action="store_true")
     text = "demonstrations of the scripted expert, as a LeRobot v3 data set"
     demos = add_verb(group, "demos", _bench_demos, text, overrides=True)
     demos.add_argument("name", help="a benchmark, or a YAML file of all settings")
@@ -77,10 +82,21 @@ def _bench_episodes(a: argparse.Namespace, _rest: list[str]) -> int:
     from vlm4vla.rollout import jobs
 
     benchmark = registry.find("bench", a.name).Benchmark()
-    for task in jobs.chosen_tasks(a.tasks, benchmark):
-        for episode in benchmark.episodes(a.split, task, a.per_task):
-            sys.stdout.write(json.dumps(episode.to_dict()) + "\n")
+    published = getattr(benchmark, "published", {}) if a.split == "eval" else {}
+    describe = getattr(benchmark, "describe", None) if a.json else None
+    for task in jobs.chosen_tasks(a.tasks or sorted(published), benchmark):
+        for episode in benchmark.episodes(a.split, task, a.per_task or published.get(task, 20)):
+            more = describe(episode) if describe is not None else {}
+            sys.stdout.write(json.dumps(episode.to_dict() | more) + "\n")
     return 0
+
+
+def _bench_replay(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.bench import recordings
+
+    found = recordings.replay(a.name, a.files)
+    print_lines(found, a.json, lambda r: f"{'ok  ' if r['ok'] else 'FAIL'} {r['file']}: {r['text']}")
+    return 0 if all(r["ok"] for r in found) else 1
 
 
 def _bench_demos(a: argparse.Namespace, rest: list[str]) -> int:

@@ -35,7 +35,7 @@ def print_document(data: dict[str, Any], as_json: bool) -> None:
 
 
 def print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=1) + "\n")
+    sys.stdout.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def say(sentence: str) -> None:

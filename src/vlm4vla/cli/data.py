@@ -39,14 +39,17 @@ def declare(verbs: Any) -> None:
 
 
 def _data_build(a: argparse.Namespace, _rest: list[str]) -> int:
-    from vlm4vla.data import build, options
+    from vlm4vla.data import build, inspect, options
     from vlm4vla.data.base import open_with_origin
 
     opened = open_with_origin(a.format, a.source, options.split_pairs(a.option))
     built = build.build(
         opened.reader, a.out, a.image_size, a.encoding, progress=True, workers=a.workers, origin=opened.origin
     )
-    say(f"{a.out}: {len(built.episodes)} episodes, {len(built)} frames, content {built.digest[:12]}")
+    left_out = "".join(f", {key.replace('_', ' ')}: {n}" for key, n in inspect.left_out(built).items())
+    say(f"{a.out}: {len(built.episodes)} episodes, {len(built)} frames{left_out}, content {built.digest[:12]}")
+    if built.provenance["code"] != build.code():
+        say(f"{a.out} was built by other code than runs now. To build it anew, remove it first.")
     return 0
 
 

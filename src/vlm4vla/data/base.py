@@ -27,7 +27,8 @@ class RawEpisode:
 
     ``actions`` (N, A) float32 in the units of the reader's action spec; ``states`` (N, S) float32 or None;
     ``task`` is the benchmark's name of the task (the instruction, where a dataset knows no other);
-    ``source`` is the episode's index in its dataset; ``info`` is plain JSON data (seed, ...).
+    ``source`` is the episode's index in its dataset; ``info`` is plain JSON data (seed, ...). What was left
+    out is counted there: ``dropped_X`` frames of this episode, ``skipped_X`` episodes of the whole data set.
     """
 
     instruction: str

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def build(
     size keep every byte. Refuses a folder that was begun from another source or with other settings. ``origin``: the
     reader's name and options, for the record (:func:`vlm4vla.data.base.open_with_origin`).
     """
+    if image_size < 1:
+        raise refuse(f"Picture size {image_size} was given", possible="1 pixel and more", todo="Change --image-size.")
+    if len(reader) == 0:
+        raise refuse("The data set has no episodes", possible="one and more", todo="Check the folder and the options.")
     if encoding not in ENCODINGS:
         raise refuse(f"Unknown encoding {encoding!r}", given=encoding, possible=ENCODINGS, todo="Choose one of these.")
     cameras = tuple(CameraSpec(c.name, image_size, image_size) for c in reader.cameras)
@@ -70,6 +75,7 @@ def build(
         "cameras": [asdict(c) for c in cameras],
         "encoding": encoding,
         "image_filter": FILTER,
+        "code": code(),
     }
     if origin is not None:
         plan["reader"] = dict(origin)
@@ -81,6 +87,14 @@ def build(
     return Store.open(out)
 
 
+def code() -> str:
+    """Hash of the sources of this room: what a reader makes of a data set depends on them."""
+    whole = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        whole.update(file.read_bytes())
+    return whole.hexdigest()[:12]
+
+
 def _begun(out: Path, plan: dict[str, Any]) -> bool:
     """Whether ``out`` holds the finished store of this plan; else stake out the folder. Refuses other contents."""
     manifest = layout.read_manifest(out)
@@ -89,8 +103,10 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
         write_atomic(file, json.dumps(plan, indent=1))
         return False
     found = manifest["provenance"] if manifest is not None else json.loads(file.read_text())
-    same = {"reader": plan.get("reader"), **found}  # stores of earlier versions do not say how they were read
-    differing = sorted(key for key in plan if key not in same or same[key] != plan[key])
+    # How the reader was asked is for the record: the source's digest covers what it gives. A finished store stays what
+    # it is when the code moves on; half of one must not be of other code.
+    free = {"reader"} if manifest is None else {"reader", "code"}
+    differing = sorted(key for key in plan.keys() - free if key not in found or found[key] != plan[key])
     if differing:
         raise refuse(
             f"{out} holds another store (different: {', '.join(differing)})",
@@ -102,7 +118,8 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
 
 def _jobs(reader: Reader, out: Path, cameras: tuple[CameraSpec, ...], encoding: Encoding) -> Iterator[_Job]:
     """Groups of a size that depends on the number of episodes only."""
-    size = max(_MIN_GROUP, -(-len(reader) // _MAX_GROUPS))
+    least = _MIN_GROUP if len(reader) >= _MAX_GROUPS // 2 else 1  # few episodes are long ones
+    size = max(least, -(-len(reader) // _MAX_GROUPS))
     for number, first in enumerate(range(0, len(reader), size)):
         last = min(first + size, len(reader))
         yield _Job(reader, out, f"group-{number:05d}", first, last, cameras, encoding)
@@ -146,7 +163,8 @@ def _done(job: _Job) -> dict[str, Any] | None:
         return None
     description: dict[str, Any] = json.loads(file.read_text())
     data = job.out / description["file"]
-    return description if data.is_file() and data.stat().st_size == description["bytes"] else None
+    same = (description["first"], description["last"]) == (job.first, job.last)
+    return description if same and data.is_file() and data.stat().st_size == description["bytes"] else None
 
 
 def _group(job: _Job) -> dict[str, Any]:
@@ -161,16 +179,18 @@ def _group(job: _Job) -> dict[str, Any]:
             writer: pa.ipc.RecordBatchStreamWriter | None = None
             for index in range(job.first, job.last):
                 episode = job.reader.episode(index)
-                table, digest = _encode(episode, index, job)
-                writer = pa.ipc.new_stream(f, table.schema) if writer is None else writer
-                writer.write_table(table, max_chunksize=_BATCH)
+                content = hashlib.sha256()
+                for table in _tables(episode, index, job, content):
+                    writer = pa.ipc.new_stream(f, table.schema) if writer is None else writer
+                    writer.write_table(table)
                 episodes.append(
                     {
                         "length": episode.length,
                         "instruction": episode.instruction,
                         "task": episode.task,
                         "source": episode.source,
-                        "sha256": digest,
+                        "info": dict(episode.info),
+                        "sha256": content.hexdigest(),
                     }
                 )
             assert writer is not None, "an empty group"
@@ -182,6 +202,8 @@ def _group(job: _Job) -> dict[str, Any]:
         partial.unlink(missing_ok=True)
         raise disk_error(final, error) from error
     description = {
+        "first": job.first,
+        "last": job.last,
         "file": f"groups/{final.name}",
         "sha256": layout.sha256(final),
         "bytes": final.stat().st_size,
@@ -191,32 +213,35 @@ def _group(job: _Job) -> dict[str, Any]:
     return description
 
 
-def _encode(episode: RawEpisode, index: int, job: _Job) -> tuple[pa.Table, str]:
-    """The rows of one episode, and the SHA-256 of its content."""
-    length = episode.length
-    content = hashlib.sha256(json.dumps([episode.instruction, episode.task, length]).encode())
-    cells: dict[str, pa.Array] = {
-        "episode": pa.array(np.full(length, index, np.int64)),
-        "frame": pa.array(np.arange(length, dtype=np.int64)),
-    }
-    for camera in job.cameras:
-        pictures = _pictures(episode.images[camera.name], camera, job.encoding)
-        cells[layout.IMAGE + camera.name] = pa.array(pictures, type=pa.binary())
-        for data in pictures:
-            content.update(data)
-    cells["action"] = columns.to_arrow(episode.actions)
-    content.update(episode.actions.tobytes())
-    if episode.states is not None:
-        cells["state"] = columns.to_arrow(episode.states)
-        content.update(episode.states.tobytes())
-    return pa.table(cells), content.hexdigest()
+def _tables(episode: RawEpisode, index: int, job: _Job, content: Any) -> Iterator[pa.Table]:
+    """The rows of one episode in slices, so that a long recording is never whole in memory; hashed into ``content``."""
+    content.update(json.dumps([episode.instruction, episode.task, episode.length]).encode())
+    pictures = {c.name: _pictures(episode.images[c.name], c, job.encoding) for c in job.cameras}
+    for start in range(0, episode.length, _BATCH):
+        frames = range(start, min(start + _BATCH, episode.length))
+        part = slice(frames.start, frames.stop)
+        cells: dict[str, pa.Array] = {
+            "episode": pa.array(np.full(len(frames), index, np.int64)),
+            "frame": pa.array(np.asarray(frames, dtype=np.int64)),
+        }
+        for name, encoded in pictures.items():
+            taken = list(islice(encoded, len(frames)))
+            cells[layout.IMAGE + name] = pa.array(taken, type=pa.binary())
+            for data in taken:
+                content.update(data)
+        cells["action"] = columns.to_arrow(episode.actions[part])
+        content.update(episode.actions[part].tobytes())
+        if episode.states is not None:
+            cells["state"] = columns.to_arrow(episode.states[part])
+            content.update(episode.states[part].tobytes())
+        yield pa.table(cells)
 
 
-def _pictures(frames: Frames, camera: CameraSpec, encoding: Encoding) -> list[bytes]:
+def _pictures(frames: Frames, camera: CameraSpec, encoding: Encoding) -> Iterator[bytes]:
     """Encoded pictures of the camera's size. PNG bytes that have the right size already are passed on untouched."""
     if encoding == "png" and isinstance(frames, EncodedFrames) and frames.are_png(camera.height, camera.width):
-        return list(frames.encoded)
-    return [encode(resize(image, camera.height, camera.width), encoding) for image in frames]
+        return iter(frames.encoded)
+    return (encode(resize(image, camera.height, camera.width), encoding) for image in frames)
 
 
 def _finish(out: Path, plan: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
@@ -226,11 +251,12 @@ def _finish(out: Path, plan: Mapping[str, Any], groups: list[dict[str, Any]]) ->
     start = 0
     for description in groups:
         for e in description["episodes"]:
-            entry = EpisodeEntry(len(entries), start, e["length"], e["instruction"], e["task"], e["source"])
+            texts = e["instruction"], e["task"], e["source"], e["info"]
+            entry = EpisodeEntry(len(entries), start, e["length"], *texts)
             entries.append(entry)
             hashes.append(e["sha256"])
             start += entry.length
-    index = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries)
+    index = "".join(json.dumps(asdict(entry), allow_nan=False) + "\n" for entry in entries)
     write_atomic(out / layout.EPISODES, index)
     table = layout.open_groups(out / g["file"] for g in groups)
     actions = columns.to_numpy(table.data.column("action"))

@@ -41,7 +41,20 @@ def info(store: Store) -> dict[str, Any]:
         "action_spec": store.action_spec.to_dict(),
         "source": store.provenance["source"],
         "reader": store.provenance.get("reader"),
+        "left_out": left_out(store),
     }
+
+
+def left_out(store: Store) -> dict[str, int]:
+    """What the reader left out: frames (``dropped_X``, summed over episodes) and episodes (``skipped_X``)."""
+    found: dict[str, int] = {}
+    for e in store.episodes:
+        for key, count in e.info.items():
+            if key.startswith("dropped_"):
+                found[key] = found.get(key, 0) + int(count)
+            elif key.startswith("skipped_"):
+                found[key] = int(count)  # of the whole data set, said by each of its episodes
+    return found
 
 
 Numbers = dict[str, dict[str, float | None]]

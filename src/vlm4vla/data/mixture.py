@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -23,8 +24,8 @@ class Mixture:
 
     def __init__(self, stores: Sequence[Store], weights: Sequence[float]) -> None:
         assert stores and len(stores) == len(weights) and min(weights) > 0, "a bad mixture"
-        for store in stores[1:]:
-            _refuse_unlike(stores[0], store)
+        for one, other in combinations(stores, 2):
+            _refuse_unlike(one, other)
         self.stores = tuple(stores)
         self.shares = tuple(weight / sum(weights) for weight in weights)
         self.lengths = tuple(len(store) for store in stores)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import PIL.Image
 
-from vlm4vla.types import Image
+from vlm4vla.types import Image, refuse
 
 Encoding = Literal["png", "jpeg", "raw"]
 ENCODINGS: tuple[Encoding, ...] = ("png", "jpeg", "raw")
@@ -15,6 +15,7 @@ FILTER = "bicubic"  # Pillow's, with antialiasing when it shrinks; the picture i
 # Level 1 makes rendered 96-pixel pictures 3 % larger than level 6 and is 2.6 times as fast; decoding takes as long.
 _PNG_LEVEL = 1
 _JPEG_QUALITY = 95
+_FORMATS = ("PNG", "JPEG")
 
 
 def encode(image: Image, encoding: Encoding) -> bytes:
@@ -38,9 +39,16 @@ def decode(data: bytes, encoding: Encoding, height: int, width: int) -> Image:
 
 
 def decode_any(data: bytes) -> Image:
-    """The (H, W, 3) uint8 RGB picture of PNG or JPEG bytes (or whatever else Pillow reads)."""
-    with PIL.Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    """The (H, W, 3) uint8 RGB picture of PNG or JPEG bytes; refuses any other kind, some of which run programs."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise refuse(
+            f"{len(data)} bytes are no picture that can be read: {error}",
+            possible="PNG or JPEG of at most 178 million pixels",
+            todo="Fetch the data again, or convert its pictures.",
+        ) from error
 
 
 def resize(image: Image, height: int, width: int) -> Image:
@@ -68,7 +76,7 @@ class EncodedFrames:
     def are_png(self, height: int, width: int) -> bool:
         """Whether all pictures are PNG of this size already (only their headers are read)."""
         for data in self.encoded:
-            with PIL.Image.open(io.BytesIO(data)) as picture:
+            with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 if picture.format != "PNG" or picture.size != (width, height):
                     return False
         return True

@@ -8,7 +8,7 @@ action (A) float32, and state (S) float32 where there is one. ``data/build.py`` 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ _WHAT_TO_DO = "Build the store with 'vlm4vla data build', or give the folder of 
 
 @dataclass(frozen=True)
 class EpisodeEntry:
-    """One episode: frames ``start`` .. ``start + length - 1`` of the store. ``source``: index in the data set."""
+    """One episode: frames ``start`` .. ``start + length - 1`` of the store.
+
+    ``source``: index in the data set. ``info``: what the reader noted (see :class:`vlm4vla.data.base.RawEpisode`).
+    """
 
     episode: int
     start: int
@@ -38,6 +41,7 @@ class EpisodeEntry:
     instruction: str
     task: str
     source: int
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stop(self) -> int:

@@ -103,9 +103,11 @@ def _replay(start: EpisodeSpec, actions: np.ndarray[Any, Any]) -> dict[str, Any]
 
 
 def _random_actions(at: _Bench, steps: int) -> np.ndarray[Any, Any]:
-    dimensions = at.spec.action_spec.dimensions
-    random = np.random.default_rng(0)
-    return np.stack([random.uniform(d.low, d.high, steps) for d in dimensions], axis=1).astype(np.float32)
+    """(steps, A) within the limits; grippers open or close, as some take nothing in between."""
+    spec, random = at.spec.action_spec, np.random.default_rng(0)
+    actions = np.stack([random.uniform(d.low, d.high, steps) for d in spec.dimensions], axis=1).astype(np.float32)
+    actions[:, spec.gripper] = np.where(actions[:, spec.gripper] > 0, 1.0, -1.0)
+    return actions
 
 
 def _finding(name: str, wrong: list[str], total: int, what: str, **more: Any) -> Finding:

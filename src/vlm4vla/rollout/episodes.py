@@ -9,10 +9,23 @@ import numpy as np
 
 from vlm4vla.rollout.asking import Chooser
 from vlm4vla.rollout.names import CONTROLS, IMAGE_BLANK, IMAGE_OTHER, INSTRUCTION_SWAPPED
-from vlm4vla.types import Benchmark, Env, EpisodeSpec, Image, Observation, StepResult, Vector, refuse, view_name
+from vlm4vla.types import (
+    Benchmark,
+    Env,
+    EpisodeSpec,
+    Image,
+    Observation,
+    StepResult,
+    Vector,
+    refuse,
+    step_limit_of,
+    view_name,
+)
 
 STEP_LIMIT = "step_limit"
 """``failure`` of an episode that ran to the step limit without success."""
+OVER = "over"
+"""``failure`` of an episode that the benchmark ended earlier, such as a chain of subtasks at its first failed one."""
 
 Job = Mapping[str, Any]
 Images = Mapping[str, Image]
@@ -23,7 +36,7 @@ class _Eyes:
 
     def __init__(self, job: Job, bench: Benchmark, env: Env) -> None:
         control: str | None = job["control"]
-        self._instruction: str = job["instruction"]
+        self._told: str | None = job["instruction"] if control == INSTRUCTION_SWAPPED else None
         self._fixed: Images | None = None
         if control == IMAGE_BLANK:
             self._fixed = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in bench.cameras}
@@ -47,17 +60,20 @@ class _Eyes:
             seen = observation.images if self._fixed is None else self._fixed
             images |= {view_name(camera, age): image for camera, image in seen.items()}
         assert history[-1] is not None
-        return Observation(images, self._instruction, history[-1].state)
+        told = history[-1].instruction if self._told is None else self._told
+        return Observation(images, told, history[-1].state)
 
 
 def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str, Any]:
-    """One closed-loop episode; ends at the first success or at the step limit.
+    """One closed-loop episode; ends at the first success, at the step limit, or when the benchmark says it is over.
 
-    Pictures are rendered for the frames that a policy sees when it is asked, and for every step of a video.
+    Pictures are rendered for the frames that a policy sees when it is asked, and for every step of a video. When a
+    subtask is solved, the rest of the chunk is dropped and the policy is asked anew, with a history that begins there.
     """
     started = time.perf_counter()
     episode, execute, video = EpisodeSpec.from_dict(job["episode"]), int(job["execute"]), bool(job["video"])
     assert execute >= 1
+    limit = step_limit_of(bench, episode.task)
     eyes = _Eyes(job, bench, env)
     frames: list[Image] = []
     camera = bench.cameras[0].name
@@ -66,18 +82,23 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
     chooser.reset(episode)
     history = deque([result.observation] * chooser.window, maxlen=chooser.window)
     step = 0
-    while not result.success and step < bench.step_limit:
+    while not (result.success or result.over) and step < limit:
         chunk = chooser.ask(eyes.see(history) if looks else None)
         for place, action in enumerate(chunk[:execute]):
             if video and result.observation is not None:
                 frames.append(result.observation.images[camera])
             step += 1
             left = min(execute, len(chunk)) - place - 1  # steps from here to the next question
-            asked = left < chooser.window and step + left < bench.step_limit
+            asked = left < chooser.window and step + left < limit
+            solved = result.completed
             result = env.step(action, render=video or (looks and asked))
             if result.observation is not None:
                 history.append(result.observation)
-            if result.success or step >= bench.step_limit:
+            if result.completed != solved:
+                assert result.observation is not None
+                history.extend([result.observation] * chooser.window)
+                break
+            if result.success or result.over or step >= limit:
                 break
     if video and result.observation is not None:
         frames.append(result.observation.images[camera])
@@ -85,7 +106,8 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
         "success": result.success,
         "steps": step,
         "first_success_step": step if result.success else None,
-        "failure": None if result.success else STEP_LIMIT,
+        "failure": None if result.success else OVER if result.over else STEP_LIMIT,
+        "completed": result.completed,
         "wall_s": time.perf_counter() - started,
         "frames": np.stack(frames) if video else None,
     }
@@ -107,7 +129,7 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     successes: list[bool] = []
     result = env.reset(episode)
     expert.reset(episode)
-    end = bench.step_limit
+    end = step_limit_of(bench, episode.task)
     while len(labels) < end:
         assert result.observation is not None
         label = spec.check(expert.act())

@@ -26,7 +26,7 @@ from vlm4vla.rollout.server import PolicyServer
 from vlm4vla.rollout.video import write_mp4
 from vlm4vla.rollout.wire import PolicyClient, is_ours
 from vlm4vla.schemas import EvalConfig
-from vlm4vla.types import Benchmark, RunFailed, UserError, refuse
+from vlm4vla.types import Benchmark, RunFailed, UserError, refuse, step_limit_of
 
 LOG = "workers.log"
 _PACKAGES = ("vlm4vla", "torch", "transformers", "numpy", "websockets", "msgpack", "av")
@@ -156,6 +156,7 @@ def _row(
         failure=result["failure"],
         video=video,
         wall_s=result["wall_s"],
+        completed=result["completed"],
     )
 
 
@@ -211,7 +212,7 @@ def _facts(config: EvalConfig, bench: Benchmark, tokens: int | None) -> dict[str
     swapped = INSTRUCTION_SWAPPED in config.controls
     return {
         "benchmark": bench.id,
-        "step_limit": bench.step_limit,
+        "step_limit": max(step_limit_of(bench, task) for task in tasks),
         "success_rule": bench.success_rule,
         "tasks": list(tasks),
         "tokens": tokens,

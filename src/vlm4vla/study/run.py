@@ -22,7 +22,7 @@ from vlm4vla.rollout import jobs
 from vlm4vla.schemas import EvalConfig, StudyConfig
 from vlm4vla.study import audit, cells, compare, execute, plan
 from vlm4vla.study.execute import Say
-from vlm4vla.types import Benchmark, RunFailed, refuse
+from vlm4vla.types import Benchmark, RunFailed, refuse, step_limit_of
 
 Key = tuple[str, str | None]
 """Which rows: an arm and a control (None: the arm itself)."""
@@ -217,7 +217,8 @@ def estimate(config: StudyConfig, jobs: int) -> dict[str, Any]:
         probes[arm] = probe.measure(recipe, benchmark.action_spec, benchmark.state_names, config.eval.batch)
     frame_s = sum(seconds[1:]) / sum(frames[1:]) if len(frames) > 1 else seconds[0] / frames[0]
     steps = sum(frames) / len(frames)
-    found = plan.estimate(config, probes, frame_s, steps, benchmark.step_limit, jobs)
+    longest = max(step_limit_of(benchmark, task) for task in config.tasks)
+    found = plan.estimate(config, probes, frame_s, steps, longest, jobs)
     return found | {"frame_s": round(frame_s, 4), "demo_steps": steps, "probes": probes}
 
 

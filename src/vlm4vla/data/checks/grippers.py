@@ -13,6 +13,7 @@ Series = npt.NDArray[np.float64]
 _WAIT = 0.3  # seconds until a hand has followed
 _OPPOSITE = -0.3  # correlation; a hand that holds something is still narrower than an open one
 _ENOUGH = 5  # episodes
+_MERGED = 0.03  # of the episodes in which the gripper moves
 _CLOSED_AT_START = 0.9
 _TODO = "Convert the gripper once, in the reader or its action spec: +1 opens, -1 closes."
 
@@ -28,11 +29,11 @@ def check(store: Store) -> Iterator[Finding]:
 
 def _range(store: Store, g: int) -> Iterator[Finding]:
     values, name = store.actions[:, g], store.action_spec.dimensions[g].name
-    if values.min() == 0 and values.max() > 0:
+    if values.min() >= 0 and np.ptp(values) > 0:
         yield Finding(
             "error",
             "gripper-range",
-            f"{name} lies between 0 and {values.max():g}: it is never told to close (-1).",
+            f"{name} lies between {values.min():g} and {values.max():g}: it is never told to close (-1).",
             "The data set seems to count from 0 to 1. " + _TODO,
         )
     elif (values == values[0]).all() and (abs(float(values[0])) != 1 or len(_tasks(store)) > _ENOUGH):
@@ -82,17 +83,40 @@ def _against_opening(store: Store, g: int) -> Iterator[Finding]:
     if np.ptp(command) == 0 or np.ptp(width) == 0:
         return
     found = float(np.corrcoef(command, width)[0, 1])
+    longer = [e.episode for e in store.episodes if e.length > wait]
+    own = [_correlation(c, w) for c, w in zip(commands, widths, strict=True)]
+    opposite = [n for n, r in zip(longer, own, strict=True) if r is not None and r < _OPPOSITE]
+    moving = [r for r in own if r is not None]
+    if (
+        found >= _OPPOSITE
+        and len(opposite) > 1
+        and len(opposite) > _MERGED * len(moving)
+        and np.median(moving) > -_OPPOSITE
+    ):
+        yield Finding(
+            "warning",
+            "gripper-sense",
+            f"In {len(opposite)} of {len(moving)} episodes the gripper's command and the state {name} {wait} frames "
+            "later go opposite ways, in most others the same way.",
+            "Look at one of them: sets of two conventions may have been merged. " + _TODO,
+            episodes(opposite),
+        )
     if found < _OPPOSITE:
-        own = [np.cov(c, w)[0, 1] < 0 for c, w in zip(commands, widths, strict=True)]
-        longer = [e.episode for e in store.episodes if e.length > wait]
         yield Finding(
             "error",
             "gripper-sense",
             f"The gripper's command and the state {name} {wait} frames later go opposite ways (correlation "
             f"{found:.2f}).",
             _TODO,
-            episodes(n for n, opposite in zip(longer, own, strict=True) if opposite),
+            episodes(opposite),
         )
+
+
+def _correlation(command: Series, width: Series) -> float | None:
+    """None where one of them does not change."""
+    if np.ptp(command) == 0 or np.ptp(width) == 0:
+        return None
+    return float(np.corrcoef(command, width)[0, 1])
 
 
 def _starts(store: Store, g: int) -> Iterator[Finding]:

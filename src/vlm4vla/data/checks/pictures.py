@@ -1,7 +1,7 @@
 """Checks of the pictures of evenly spread episodes: blank, frozen, or shifted in time against the numbers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ def check(store: Store, chosen: tuple[int, ...], numbers: bool) -> Iterator[Find
 
 def _cut(e: EpisodeEntry) -> EpisodeEntry:
     """The first frames of a long episode."""
-    return EpisodeEntry(e.episode, e.start, min(e.length, _FRAMES), e.instruction, e.task, e.source)
+    return replace(e, length=min(e.length, _FRAMES))
 
 
 def _small(image: Image) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ _OPEN, _CLOSED = 0.95, 0.05
 _GRIPPER = Dimension("gripper", "+1 open, -1 closed", "gripper", "gripper", -1.0, 1.0)
 _POSE = ("x", "y", "z", "roll", "pitch", "yaw")
 
-BRIDGE_STATE = (*_POSE, "gripper")
+BRIDGE_STATE = (*_POSE, "gripper_open")
 LIBERO_STATE = libero_layout.state_names(("ee_states", "gripper_states"))
 
 #: BridgeData V2 (Walke et al. 2023): WidowX at 5 Hz, metres and radians. Relabelled rotations are differences of the

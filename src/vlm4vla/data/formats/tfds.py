@@ -140,7 +140,7 @@ class Pictures(EncodedFrames):
     def __getitem__(self, index: int, /) -> Image:
         try:
             return decode_any(self.encoded[index])
-        except (OSError, SyntaxError) as error:  # Pillow raises these for cut and for broken data
+        except UserError as error:
             raise _undecodable(self._where, self._first + index % len(self), error) from error
 
     def __iter__(self) -> Iterator[Image]:

@@ -19,7 +19,7 @@ def digest(root: Path, settings: Any, index: Iterable[Path], data: Iterable[Path
     files = sorted(data)
     small = sum(f.stat().st_size for f in files) <= _WHOLE
     for file, contents in [*((f, True) for f in sorted(index)), *((f, small) for f in files)]:
-        name = file.resolve().relative_to(root.resolve()).as_posix()
+        name = file.relative_to(root).as_posix()  # links stay: in a Hugging Face cache every file is one
         if contents:
             with file.open("rb") as f:
                 said = hashlib.file_digest(f, "sha256").hexdigest()

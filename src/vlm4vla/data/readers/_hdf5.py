@@ -68,11 +68,15 @@ def text(parent: h5py.Group, name: str) -> str | None:
         return None
     kind = h5py.check_string_dtype(parent.attrs.get_id(name).dtype)
     value = parent.attrs[name] if kind is not None else None
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if not isinstance(value, str):
-        raise _odd(parent, f"attribute {name}", "it is no text")
-    return value
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, str):
+            value.encode()  # h5py hides bytes that are no UTF-8 in surrogates
+            return value
+    except UnicodeError:
+        pass
+    raise _odd(parent, f"attribute {name}", "it is no text in UTF-8")
 
 
 def document(parent: h5py.Group, name: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
-"""What the readers of LeRobot's layouts share: chosen columns, cameras and episodes, grippers, texts and paths."""
+"""What the readers of LeRobot's layouts share: chosen columns, cameras and episodes, and grippers."""
 
-import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,18 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vlm4vla.data import columns
 from vlm4vla.data.action_spec import load_spec
 from vlm4vla.data.base import Frames
 from vlm4vla.data.formats import lerobot_layout as layout
-from vlm4vla.data.pictures import EncodedFrames
+from vlm4vla.data.readers._lerobot_files import RESTORE, TablePictures, numbers
 from vlm4vla.types import ActionSpec, CameraSpec, refuse
 
 _NUMBERS = ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 NO_STATE = "none"
-_RESTORE = "Restore the data set from where it came from."
-# Only plain numbers and names may stand in a path template: a width such as :0999999999d would fill the memory.
-_FIELD = re.compile(r"\{(\w+)(?::0?[1-9]?d)?\}")
 
 
 class Columns:
@@ -47,6 +43,7 @@ class Columns:
         self._features: Mapping[str, Any] = info["features"]
         self.action_spec, self.gripper = _spec(root, info, given, file)
         self.keys, self.cameras = self._find_cameras(cameras)
+        self.sizes = {key: (c.height, c.width) for key, c in zip(self.keys.values(), self.cameras, strict=True)}
         self._action = self._vectors("action", action)
         size = sum(self._size(key) for key in self._action)
         if size != self.action_spec.size:
@@ -56,6 +53,7 @@ class Columns:
                 todo="Give an action spec with one dimension per number, or other columns with the option action.",
             )
         without = state == NO_STATE or (state == layout.STATE and state not in self._features)
+        self._check_meaning(float(info["fps"]))
         self._state = () if without else self._vectors("state", state)
         self.state_names = self._names(self._state)
 
@@ -63,7 +61,7 @@ class Columns:
     def needed(self) -> list[str]:
         """The columns of the tables that are read; no other one ever is (annotations may hold pickles)."""
         pictures = [key for key in self.keys.values() if self.in_table(key)]
-        own = ["timestamp", "episode_index", "task_index"]
+        own = ["timestamp", "frame_index", "episode_index", "task_index"]
         return list(dict.fromkeys([*self._action, *self._state, *pictures, *own]))
 
     def in_table(self, camera: str) -> bool:
@@ -88,16 +86,35 @@ class Columns:
     def states(self, table: pa.Table) -> npt.NDArray[np.float32] | None:
         return self._numbers(table, self._state) if self._state else None
 
-    def pictures(self, table: pa.Table, camera: str) -> Frames:
-        """The pictures of a camera that stand in the table."""
-        cells = table.column(camera).combine_chunks().to_pylist()
-        if any(cell is None or cell["bytes"] is None for cell in cells):
+    def pictures(self, table: pa.Table, camera: str, episode: int) -> Frames:
+        """The pictures of a camera (its key) that stand in the table, the rows of ``episode``."""
+        cells: list[Any] = [c.get("bytes") if isinstance(c, dict) else None for c in table.column(camera).to_pylist()]
+        where = f"camera {camera} of episode {episode} of {self._root}"
+        if not all(isinstance(cell, bytes) for cell in cells):
             raise refuse(
-                f"The tables of {self._root} name picture files instead of holding the pictures of {camera}",
+                f"The table of {where} names picture files instead of holding the pictures, or holds none",
                 possible="pictures inside the tables, or mp4 files",
                 todo="Save the data set again with LeRobot, pictures included.",
             )
-        return EncodedFrames([cell["bytes"] for cell in cells])
+        return TablePictures(cells, where)
+
+    def _check_meaning(self, fps: float) -> None:
+        """Refuse a spec of another control rate than the data set's, or of the same numbers in another order."""
+        if not math.isclose(fps, self.action_spec.control_hz, rel_tol=1e-6):
+            raise refuse(
+                f"{self._root} has {fps:g} fps, the action spec a control_hz of {self.action_spec.control_hz:g}",
+                possible="the same rate in both",
+                todo="Correct control_hz in the action spec, or resample the data set.",
+            )
+        wanted = [d.name for d in self.action_spec.dimensions]
+        bare = [name for key in self._action for name in _named(self._features[key], self._size(key)) or ()]
+        for found in (bare, list(self._names(self._action))):
+            if found != wanted and sorted(found) == sorted(wanted):
+                raise refuse(
+                    f"{self._root} has the action numbers {', '.join(found)}, the action spec says {', '.join(wanted)}",
+                    possible="the same order in both",
+                    todo="Put the dimensions of the action spec into the order of the data set.",
+                )
 
     def _find_cameras(self, chosen: str | None) -> tuple[dict[str, str], tuple[CameraSpec, ...]]:
         """Camera name -> feature key, and the specs."""
@@ -115,9 +132,16 @@ class Columns:
 
     def _camera(self, name: str, key: str) -> CameraSpec:
         feature = self._features[key]
-        shape, names = feature["shape"], feature.get("names")
+        shape = feature["shape"]
         if len(shape) != 3:
-            raise refuse(f"Camera {key} of {self._root} has the shape {shape}", possible="three sizes", todo=_RESTORE)
+            raise refuse(f"Camera {key} of {self._root} has the shape {shape}", possible="three sizes", todo=RESTORE)
+        names = _named(feature, 3)
+        if names is None and feature.get("names"):
+            raise refuse(
+                f"Camera {key} of {self._root} has the names {feature['names']}",
+                possible="three names in the order of the shape: height, width, channels",
+                todo="Write such a list into info.json.",
+            )
         channels_first = names[0].startswith("c") if names else shape[0] == 3 != shape[2]
         height, width = shape[1:] if channels_first else shape[:2]
         return CameraSpec(name, height, width)
@@ -138,51 +162,8 @@ class Columns:
 
     def _numbers(self, table: pa.Table, keys: Sequence[str]) -> npt.NDArray[np.float32]:
         """(N, D) float32, a copy: the columns side by side."""
-        parts: list[npt.NDArray[Any]] = []
-        for key in keys:
-            column = table.column(key)
-            kind = column.type.value_type if pa.types.is_nested(column.type) else column.type
-            flat = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-            values = columns.to_numpy(column) if flat and not column.null_count and len(column) else None
-            if values is None or values.shape[1] != self._size(key):
-                raise refuse(
-                    f"Column {key} of {self._root} is not what info.json says it is: {column.type}",
-                    possible=f"{self._size(key)} numbers in every row",
-                    todo=_RESTORE,
-                )
-            parts.append(values)
+        parts = [numbers(table, key, self._size(key), self._root) for key in keys]
         return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def read_info(root: Path, versions: Sequence[str], todo: str) -> dict[str, Any]:
-    """info.json of one of the given versions."""
-    file = root / layout.INFO
-    wanted = " or ".join(versions)
-    if not file.is_file():
-        raise refuse(f"{root} has no {layout.INFO}", possible=f"a finished LeRobot {wanted} data set", todo=todo)
-    try:
-        info: dict[str, Any] = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise refuse(
-            f"{file} is not valid JSON: {error}", possible=f"a LeRobot {wanted} info.json", todo=todo
-        ) from None
-    found = info.get("codebase_version", "no version") if isinstance(info, dict) else "no version"
-    if found not in versions:
-        raise refuse(f"{root} is a LeRobot data set of {found}", possible=wanted, todo=todo)
-    features = info.get("features")
-    whole = isinstance(features, dict) and all(
-        isinstance(f, dict) and isinstance(f.get("dtype"), str) and _is_shape(f.get("shape")) for f in features.values()
-    )
-    fps = info.get("fps")
-    missing = [] if isinstance(info.get("data_path"), str) else ["data_path"]
-    missing += [] if isinstance(fps, int | float) and fps > 0 else ["fps"]
-    if not whole or missing:
-        raise refuse(
-            f"{file} is not whole: {', '.join(missing) or 'features'}",
-            possible="features with dtype and shape, data_path and fps",
-            todo=_RESTORE,
-        )
-    return info
 
 
 def choose(option: str | None, listed: Iterable[int]) -> list[int]:
@@ -206,42 +187,6 @@ def choose(option: str | None, listed: Iterable[int]) -> list[int]:
             )
         chosen.update(numbers)
     return sorted(chosen)
-
-
-def fill(root: Path, template: str, **values: int | str) -> Path:
-    """The path that a template of info.json gives; refuses one that is malformed or leaves ``root``."""
-    names = _FIELD.findall(template)
-    if not set(names) <= set(values) or set("{}") & set(_FIELD.sub("", template)):
-        raise refuse(
-            f"{root} has the path template {template!r}",
-            possible=f"fields {', '.join(values)}, as {{name}} or {{name:06d}}",
-            todo=_RESTORE,
-        )
-    path = (root / template.format(**values)).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise refuse(f"{root} has no file {path}: it lies outside", possible="files of the data set", todo=_RESTORE)
-    return path
-
-
-def instruction(table: pa.Table, tasks: Mapping[int, str], episode: int, root: Path) -> str:
-    """The one text of an episode's rows."""
-    numbers = {int(t) for t in table.column("task_index").to_pylist()}
-    if not numbers <= set(tasks):
-        raise refuse(
-            f"Episode {episode} of {root} has the tasks {sorted(numbers)}", possible=sorted(tasks), todo=_RESTORE
-        )
-    texts = {tasks[t] for t in numbers}
-    if len(texts) > 1:
-        raise refuse(
-            f"Episode {episode} of {root} changes its instruction on the way: {', '.join(sorted(texts))}",
-            possible="one instruction per episode",
-            todo="Split the episode where the instruction changes.",
-        )
-    return texts.pop()
-
-
-def _is_shape(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(n, int) and n > 0 for n in value)
 
 
 def _spec(
@@ -282,11 +227,21 @@ def _words(option: str, text: str, known: Iterable[str], possible: Sequence[str]
 
 
 def _names(feature: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a vector's numbers: a list, a list in a list, a mapping of lists, or none at all."""
+    """Names of a vector's numbers; their places where it has no names."""
+    size = feature["shape"][0]
+    return _named(feature, size) or tuple(str(i) for i in range(size))
+
+
+def _named(feature: Mapping[str, Any], size: int) -> tuple[str, ...] | None:
+    """The ``size`` names that info.json gives: a list, lists in a list or in a mapping, or a mapping to places."""
     names = feature.get("names")
     if isinstance(names, Mapping):
-        names = [n for part in names.values() for n in part]
-    if names and isinstance(names[0], list):
-        names = [n for part in names for n in part]
-    size = feature["shape"][0]
-    return tuple(str(n) for n in names) if names and len(names) == size else tuple(str(i) for i in range(size))
+        places = list(names.values())
+        if all(isinstance(p, int) for p in places):
+            names = sorted(names, key=names.__getitem__) if sorted(places) == list(range(size)) else None
+        else:
+            names = places
+    if not isinstance(names, list):
+        return None
+    flat = [str(n) for part in names for n in (part if isinstance(part, list) else [part])]
+    return tuple(flat) if len(flat) == size else None

@@ -6,8 +6,6 @@ CALVIN's gripper is +1 open and -1 closed already: nothing is converted. Depth a
 Layout and sources: ``data/formats/calvin_layout.py``.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +18,7 @@ import numpy.typing as npt
 from vlm4vla.data.base import RawEpisode, check_episode
 from vlm4vla.data.formats import calvin_layout as layout
 from vlm4vla.data.formats.safe_numpy import read_npy, read_npz, read_pickled
+from vlm4vla.data.readers._digest import digest
 from vlm4vla.types import ActionSpec, Image, refuse
 
 _WINDOWS = ("language", "all")
@@ -137,20 +136,11 @@ class Reader:
         return {name: np.stack([row[name] for row in rows]) for name in wanted}
 
     def digest(self) -> str:
-        """SHA-256 over the options, the contents of the index files, and names and sizes of all frame files.
-
-        (Hundreds of gigabytes of frames are not hashed; the store that is built from them hashes what it takes.)
-        """
-        whole = hashlib.sha256(json.dumps(self._options, sort_keys=True).encode())
-        for name in (layout.ANNOTATIONS, layout.RECORDINGS, layout.SCENES):
-            file = self.folder / name
-            content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "absent"
-            whole.update(f"{name} {content}\n".encode())
+        """SHA-256 over the options, the index files and all frame files; see ``readers/_digest.py``."""
+        index = [self.folder / name for name in (layout.ANNOTATIONS, layout.RECORDINGS, layout.SCENES)]
         with os.scandir(self.folder) as entries:
-            frames = sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(".npz"))
-        for frame, size in frames:
-            whole.update(f"{frame} {size}\n".encode())
-        return whole.hexdigest()
+            frames = [self.folder / entry.name for entry in entries if entry.name.endswith(".npz")]
+        return digest(self.folder, self._options, [file for file in index if file.is_file()], frames)
 
     def _window(self, index: int) -> _Window:
         if not 0 <= index < len(self):

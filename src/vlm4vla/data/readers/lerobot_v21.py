@@ -5,25 +5,22 @@ Layout, from LeRobot's ``lerobot_dataset.py`` of that version: meta/info.json, t
 meaning of the action numbers, comes from an action spec that the caller gives.
 """
 
-import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm4vla.data.base import Frames, RawEpisode, check_episode
 from vlm4vla.data.formats import lerobot_layout as layout
 from vlm4vla.data.readers import _lerobot as common
+from vlm4vla.data.readers import _lerobot_files as files
 from vlm4vla.data.readers._digest import digest
 from vlm4vla.data.video import VideoFrames
 from vlm4vla.types import ActionSpec, refuse
 
 _VERSIONS = ("v2.1", "v2.0")
 _WHAT_TO_DO = "Give the folder of a LeRobot v2.1 data set; those of v3.0 have the format lerobot_v3."
-_RESTORE = "Restore the data set from where it came from."
 
 
 class Reader:
@@ -33,6 +30,8 @@ class Reader:
     +1 open, -1 closed): needed. ``episodes``: such as "1,10" or "0:10" where only some are there or wanted.
     ``cameras``: names with commas (default: all). ``action``, ``state``: keys of columns with commas, put side by
     side (default: ``action``, and ``observation.state`` where there is one; "none" for none).
+
+    It is pickled with what it found: worker processes look for the files of a hundred thousand episodes no second time.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class Reader:
         state: str = layout.STATE,
     ) -> None:
         self.root = Path(root)
-        self._given = action_spec
         self._options: dict[str, Any] = {
             "spec": spec,
             "episodes": episodes,
@@ -55,22 +53,19 @@ class Reader:
             "action": action,
             "state": state,
         }
-        self._info = common.read_info(self.root, _VERSIONS, _WHAT_TO_DO)
+        self._info = files.read_info(self.root, _VERSIONS, _WHAT_TO_DO)
         self._columns = common.Columns(
             self.root, self._info, given=action_spec, file=spec, cameras=cameras, action=action, state=state
         )
         self.action_spec = self._columns.action_spec
         self.cameras = self._columns.cameras
         self.state_names = self._columns.state_names
-        tasks = _read_lines(self.root / "meta/tasks.jsonl", {"task_index": int, "task": str})
+        tasks = files.read_lines(self.root / "meta/tasks.jsonl", {"task_index": int, "task": str}, _WHAT_TO_DO)
         self._tasks = {int(row["task_index"]): str(row["task"]) for row in tasks}
-        listed = _read_lines(self.root / "meta/episodes.jsonl", {"episode_index": int, "length": int})
+        listed = files.read_lines(self.root / "meta/episodes.jsonl", {"episode_index": int, "length": int}, _WHAT_TO_DO)
         lengths = {int(row["episode_index"]): int(row["length"]) for row in listed}
         self._episodes = [(i, lengths[i]) for i in common.choose(episodes, lengths)]
         self._check_files(len(lengths))
-
-    def __reduce__(self) -> tuple[Any, tuple[Path, ActionSpec | None]]:
-        return partial(type(self), **self._options), (self.root, self._given)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -81,7 +76,7 @@ class Reader:
             raise IndexError(f"episode {index} of {len(self)}")
         number, length = self._episodes[index]
         table = self._table(number, length)
-        text = common.instruction(table, self._tasks, number, self.root)
+        text = files.instruction(table, self._tasks, number, self.root)
         episode = RawEpisode(
             instruction=text,
             images={name: self._frames(key, number, table) for name, key in self._columns.keys.items()},
@@ -110,10 +105,9 @@ class Reader:
 
     def _path(self, template: str, number: int, **more: str) -> Path:
         size = self._info.get("chunks_size", 1000)
-        pattern = self._info.get(template)
-        if not isinstance(pattern, str) or not isinstance(size, int) or size < 1:
-            raise refuse(f"info.json of {self.root} has no usable {template} or chunks_size", todo=_RESTORE)
-        return common.fill(self.root, pattern, episode_chunk=number // size, episode_index=number, **more)
+        if not isinstance(size, int) or size < 1:
+            raise refuse(f"info.json of {self.root} has no usable chunks_size", todo=files.RESTORE)
+        return files.fill(self.root, self._info, template, episode_chunk=number // size, episode_index=number, **more)
 
     def _check_files(self, listed: int) -> None:
         """Refuse at once what a build would find out after hours."""
@@ -128,50 +122,14 @@ class Reader:
 
     def _table(self, number: int, length: int) -> pa.Table:
         path = self._path("data_path", number)
-        try:
+        with files.reading(path):
+            files.check_columns(pq.read_schema(path).names, self._columns.needed, path)
             table = pq.read_table(path, columns=self._columns.needed, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            raise refuse(
-                f"{path} cannot be read: {_first_line(error)}", possible="a whole table", todo=_RESTORE
-            ) from error
-        absent = [name for name in self._columns.needed if name not in table.column_names]
-        if absent:
-            raise refuse(f"{path} has no column {', '.join(absent)}", possible=table.column_names, todo=_RESTORE)
-        if len(table) != length or set(table.column("episode_index").to_pylist()) != {number}:
-            found = sorted(set(table.column("episode_index").to_pylist()))[:3]
-            raise refuse(
-                f"{path} has {len(table)} rows of the episodes {found}",
-                possible=f"{length} rows of episode {number}, as meta/episodes.jsonl says",
-                todo=_RESTORE,
-            )
+        files.check_rows(table, number, length, self._info["fps"], path)
         return table
 
     def _frames(self, key: str, number: int, table: pa.Table) -> Frames:
         if self._columns.in_table(key):
-            return self._columns.pictures(table, key)
-        times = table.column("timestamp").to_numpy().astype(np.float64)
-        return VideoFrames(self._video(key, number), times, float(self._info["fps"]))
-
-
-def _read_lines(file: Path, wanted: dict[str, type]) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; each has the wanted keys."""
-    if not file.is_file():
-        raise refuse(f"There is no file {file}", possible="a LeRobot v2.1 data set", todo=_WHAT_TO_DO)
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            whole = isinstance(row, dict) and all(type(row.get(key)) is kind for key, kind in wanted.items())
-        except json.JSONDecodeError:
-            whole = False
-        if not whole:
-            keys = ", ".join(f"{key} ({kind.__name__})" for key, kind in wanted.items())
-            raise refuse(f"Line {number} of {file} cannot be used", possible=f"JSON with {keys}", todo=_RESTORE)
-        rows.append(row)
-    return rows
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+            return self._columns.pictures(table, key, number)
+        path = self._video(key, number)
+        return VideoFrames(path, files.times(table, path), float(self._info["fps"]), self._columns.sizes[key])

@@ -35,7 +35,7 @@ class Reader:
     * ``drop_noops``: leave out rows by the rule of openvla's regenerate_libero_dataset.py: the first six numbers have
       a norm below 1e-4 and the gripper number is that of the last row kept (of the first row only the norm counts).
       That script plays the shortened actions again in the simulator; here pictures and states stay as recorded.
-      ``info["noops_dropped"]`` counts them;
+      ``info["dropped_noops"]`` counts them;
     * ``align``: pair action t with the picture and state of row t - 1 and leave the first row out: official files hold
       what was seen after the action, and the picture before it is what a policy acts on. Not for regenerated files;
     * ``instruction``: "attribute" (of the file), or "file_name" for regenerated files, which have none: the words
@@ -126,7 +126,7 @@ class Reader:
             states=np.concatenate(states, axis=1)[seen] if states else None,
             task=found["task"],
             source=found["source"],
-            info=found["info"] | ({"noops_dropped": dropped} if self._drop else {}),
+            info=found["info"] | ({"dropped_noops": dropped} if self._drop else {}),
         )
         check_episode(episode, self.action_spec, self.cameras, self.state_names)
         return episode

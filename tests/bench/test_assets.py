@@ -49,6 +49,15 @@ def test_official_files_are_fetched_once(bench: Path) -> None:
     assert len(said) == 2 and "assets from" in said[1]
 
 
+def test_paths_may_be_relative_to_a_folder_of_the_repository(bench: Path, tmp_path: Path) -> None:
+    plan_file = tmp_path / "toy/assets.json"
+    plan = json.loads(plan_file.read_text())
+    plan["official"][0] |= {"from": "data", "paths": ["scenes"], "into": ""}
+    plan_file.write_text(json.dumps(plan | {"required": ["scenes/a.urdf"]}))
+    assets.provide("toy", None, lambda _: None)
+    assert (assets.folder("toy") / "scenes/a.urdf").is_file()
+
+
 def test_a_folder_of_the_users_is_linked_and_checked(bench: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     (mine / "env/data/scenes").mkdir(parents=True)

@@ -103,6 +103,29 @@ def test_a_second_install_is_instant_and_a_failed_smoke_test_costs_no_download(f
     assert ran[4:] == ["venv", "pip", "-c"]
 
 
+def test_packages_without_their_dependencies_are_a_part_of_the_requirements(folder, monkeypatch):
+    ran = []
+
+    def call(words, lock):
+        if "pip" in words:
+            ran.append([word for word in words if word == "--no-deps" or word.endswith(".txt")])
+        elif "venv" in words:
+            make()
+        return ended(words, out="smoke test: {}")
+
+    monkeypatch.setattr(install, "_call", call)
+    bare = folder / "requirements-no-deps.txt"
+    install.install("toy", lambda line: None)
+    assert ran == [[str(folder / "requirements.txt")]]
+    bare.write_text("greedy==1\n")
+    assert not install.is_installed("toy")
+    install.install("toy", lambda line: None)
+    assert ran[1:] == [[str(folder / "requirements.txt")], ["--no-deps", str(bare)]]
+    assert install.is_installed("toy")
+    bare.write_text("greedy==2\n")
+    assert not install.is_installed("toy")
+
+
 def test_the_smoke_test_tells_a_refusal_in_its_own_words(folder, tmp_path, monkeypatch):
     """Here: our own interpreter has no simulator. As a missing OpenGL library does, the benchmark says so itself."""
     python = make()

@@ -1,8 +1,8 @@
 """A benchmark without a simulator, for the pool and the worker: a point that must be moved to 1 along x.
 
 Tasks decide how it behaves: "move" and "slide" work; "raise" fails in every step; "die" kills its process in reset;
-"die-once" does so until its flag file exists; "hang" never comes back from reset. "chain" (not listed) has two subtasks,
-half of the way each; it is over when one takes more than four steps.
+"die-once" does so until its flag file exists; "hang" never comes back from reset. "chain" (not listed) has two
+subtasks, half of the way each; it is over when one takes more than four steps.
 """
 
 import os

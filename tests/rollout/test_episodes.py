@@ -127,7 +127,7 @@ def test_the_instruction_of_the_job_is_what_the_policy_is_told():
 
 def test_a_solved_subtask_drops_the_chunk_and_asks_with_the_next_instruction():
     chooser = Recorder(window=2)
-    result, env = play(chooser, task="chain", execute=3)
+    result, _ = play(chooser, task="chain", execute=3)
     assert (result["success"], result["completed"], result["steps"], result["failure"]) == (True, 2, 4, None)
     assert [o.instruction for o in chooser.seen] == ["please move 0", "please move 1"]
     assert [float(o.state[0]) for o in chooser.seen] == [0.0, 0.5]

@@ -1,7 +1,7 @@
 """Recordings of an original simulator, replayed in ours: ``vlm4vla bench replay``. Standard library only.
 
-A benchmark that can do it has a ``replay.py`` with ``replay(path) -> dict`` (keys ``file``, ``ok``, ``text`` and what it
-compared), which runs in the benchmark's own environment.
+A benchmark that can do it has a ``replay.py`` with ``replay(path) -> dict`` (keys ``file``, ``ok``, ``text`` and what
+it compared), which runs in the benchmark's own environment.
 """
 
 import json

@@ -1,0 +1,246 @@
+"""The CALVIN benchmark, ABC to D, and its start lists. Needs numpy only; the simulator loads in ``make``.
+
+Whatever a score depends on is fixed by ``id``: change any of it and the id changes (protocol.py). README.md gives the
+reasons, the sources and the measurements.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vlm4vla.bench import assets
+from vlm4vla.bench.calvin import oracle, protocol, scenes, sequences, starts
+from vlm4vla.bench.calvin.protocol import ID
+from vlm4vla.bench.calvin.starts import CHAIN, SINGLE
+from vlm4vla.types import (
+    SPLITS,
+    ActionSpec,
+    CameraSpec,
+    Dimension,
+    Env,
+    EpisodeSpec,
+    Expert,
+    Split,
+    Vector,
+    refuse,
+)
+
+VARIANT = "VLM4VLA_CALVIN_ENV"
+"""Name of the variable that chooses between the two versions of the original environment in use."""
+CURRENT, PINNED = "797142c", "1431a46"
+_SENTENCES = "calvin_models/conf/annotations/new_playtable_validation.yaml"
+_DATA = "calvin_env/data"
+_UNUSED = ("panda_digit.urdf", "digit.STL")  # of another robot; not in every copy of the assets
+_ANGLES = ("roll", "pitch", "yaw")
+
+
+class Benchmark:
+    """Chains of five tasks in scene D, and single tasks in all scenes; see :class:`vlm4vla.types.Benchmark`."""
+
+    action_spec = ActionSpec(
+        dimensions=(
+            *(Dimension(f"d{axis}", "0.02 m of the tool's target", "delta", "world", -1.0, 1.0) for axis in "xyz"),
+            *(Dimension(f"d{a}", "0.05 rad of the tool's target", "delta", "world", -1.0, 1.0) for a in _ANGLES),
+            Dimension("gripper", "+1 open, -1 close", "gripper", "gripper", -1.0, 1.0),
+        ),
+        rotation="euler_xyz",
+        control_hz=float(protocol.CONTROL_HZ),
+    )
+    cameras = (
+        CameraSpec(protocol.STATIC, protocol.STATIC_PICTURE, protocol.STATIC_PICTURE),
+        CameraSpec(protocol.GRIPPER, protocol.GRIPPER_PICTURE, protocol.GRIPPER_PICTURE),
+    )
+    state_names = (
+        *(f"tool_{axis}_m" for axis in "xyz"),
+        *(f"tool_{angle}_rad" for angle in _ANGLES),
+        "opening_m",
+        *(f"joint_{i}_rad" for i in range(1, 8)),
+        "gripper_action",
+    )
+    step_limit = protocol.SUBTASKS * protocol.SUBTASK_STEPS
+    success_rule = protocol.SUCCESS_RULE
+    step_limits: ClassVar[dict[str, int]] = {CHAIN: step_limit} | dict.fromkeys(SINGLE, protocol.SUBTASK_STEPS)
+    published: ClassVar[dict[str, int]] = {CHAIN: sequences.COUNT}
+
+    def __init__(self) -> None:
+        chosen = os.environ.get(VARIANT, CURRENT)
+        if chosen not in (CURRENT, PINNED):
+            todo = f"Set {VARIANT} to one of these commits of calvin_env, or do not set it."
+            raise refuse(f"Unknown version {chosen!r}", given=chosen, possible=[CURRENT, PINNED], todo=todo)
+        self._forgets_led = chosen == PINNED
+        self.id = f"{ID}+env-{PINNED}" if self._forgets_led else ID
+
+    def tasks(self) -> tuple[str, ...]:
+        """The chain, which the published number is about, and the single tasks that have starts and an expert."""
+        return (*SINGLE[:1], CHAIN, *SINGLE[1:])
+
+    def instruction(self, task: str) -> str:
+        """The sentence of the official validation file; for the chain, that of no task in particular."""
+        if _known(task) == CHAIN:
+            return "solve five tasks in a row"
+        return sentences()[task]
+
+    def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
+        """The first ``count`` starts of a split; a longer list begins with the shorter one. 1000 chains at most."""
+        if split not in SPLITS:
+            raise refuse(f"Unknown split {split!r}", given=split, possible=SPLITS, todo="Use one of these.")
+        if _known(task) != CHAIN:
+            sentence = self.instruction(task)
+            return tuple(
+                EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), sentence) for i in range(count)
+            )
+        told = sentences()
+        return tuple(
+            EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), told[sequences.sequence(split, i)[1][0]])
+            for i in range(min(count, sequences.COUNT))
+        )
+
+    def describe(self, episode: EpisodeSpec) -> dict[str, Any]:
+        """Tasks, scene and state of a start; a chain also has the number of its initial state (0 to 191)."""
+        start = starts.of(episode)
+        chain = episode.task == CHAIN
+        return {
+            "subtasks": list(start.tasks),
+            "initial_state": sequences.state_number(episode.split, episode.index) if chain else None,
+            "scene": start.scene,
+            "robot_obs": start.robot_obs.tolist(),
+            "scene_obs": start.scene_obs.tolist(),
+        }
+
+    def make(self, task: str) -> Env:
+        """A live environment. Close it before the next one is made in this process.
+
+        Raises UserError where the simulator or its assets are missing.
+        """
+        _known(task)
+        with _simulator():
+            from vlm4vla.bench.calvin.sim import TableEnv
+        data = assets.folder("calvin") / _DATA
+        return TableEnv(task, data, self.action_spec, self.cameras, sentences(), self._forgets_led)
+
+    def expert(self, env: Env) -> Expert:
+        """The scripts, bound to ``env`` (made by ``make``)."""
+        with _simulator():
+            from vlm4vla.bench.calvin.expert import ScriptedExpert
+            from vlm4vla.bench.calvin.sim import TableEnv
+        assert isinstance(env, TableEnv)
+        return ScriptedExpert(env)
+
+    def do_nothing(self) -> Vector:
+        """No motion, gripper open (as it is at every start)."""
+        return np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of simulator, renderer and assets. Raises UserError where they are not installed."""
+        with _simulator():
+            import pybullet  # noqa: F401
+
+            from vlm4vla.bench.calvin import backend
+        found = {name: version(name) for name in ("pybullet", "numpy")}
+        found["python"] = platform.python_version()
+        found["renderer"], driver = backend.chosen()
+        if driver:
+            found["gl_renderer"] = driver
+        found["calvin_env"] = PINNED if self._forgets_led else CURRENT
+        found["assets"] = _assets_digest()
+        return found
+
+
+@cache
+def sentences() -> dict[str, str]:
+    """Task -> the sentence that the robot is told in the evaluation, read from the assets."""
+    text = (assets.folder("calvin") / _SENTENCES).read_text()
+    found = {m[1]: m[2] for m in re.finditer(r'^(\w+): *\[ *"(.*)" *\]', text, re.MULTILINE)}
+    if set(found) != set(sequences.TASKS):
+        raise refuse(
+            f"{_SENTENCES} has sentences for {len(found)} tasks",
+            possible=f"one sentence for each of the {len(sequences.TASKS)} tasks",
+            todo="Restore the file: `vlm4vla bench install calvin --assets FOLDER`.",
+        )
+    return found
+
+
+def start_seed(split: Split, task: str, index: int) -> int:
+    """Seed of a start: 53 bits (exact in every JSON reader) from numpy's SeedSequence.
+
+    The spawn keys of the splits are disjoint; the task enters by the CRC of its name, so a list does not move when
+    tasks are added. (The eval chains are the published list, by index.)
+    """
+    key = (SPLITS.index(split), zlib.crc32(task.encode()), index)
+    words = np.random.SeedSequence(protocol.SEED_ENTROPY, spawn_key=key).generate_state(1, np.uint64)
+    return int(words[0]) >> 11
+
+
+def decides_scores() -> dict[str, Any]:
+    """Everything that a score depends on, as plain data; ``protocol.DIGEST`` is the digest of it."""
+    constants = {
+        name: value for name, value in vars(protocol).items() if name.isupper() and name not in ("ID", "DIGEST")
+    }
+    here = Path(__file__).parent
+    first = [start_seed(split, task, i) for split in SPLITS for task in Benchmark().tasks() for i in (0, 1)]
+    return {
+        "id": ID,
+        "constants": constants,
+        "action_spec": Benchmark.action_spec.to_dict(),
+        "cameras": [asdict(camera) for camera in Benchmark.cameras],
+        "step_limits": Benchmark.step_limits,
+        "success_rule": Benchmark.success_rule,
+        "state_names": Benchmark.state_names,
+        "do_nothing": Benchmark().do_nothing().tolist(),
+        "rules": {
+            n: getattr(oracle, n) for n in ("ROTATION", "TILT", "DRIFT", "PUSH", "SLIDE", "DRAW", "LIFT", "STILL")
+        },
+        "tasks": sequences.TASKS,
+        "scenes": [asdict(scenes.BY_NAME[name]) for name in scenes.SCENES],
+        "sequences": hashlib.sha256((here / "sequences.txt").read_bytes()).hexdigest(),
+        "first_scenes": [
+            starts.of(EpisodeSpec(ID, split, task, i, start_seed(split, task, i), "")).scene_obs.round(9).tolist()
+            for split in SPLITS
+            for task in Benchmark().tasks()
+            for i in (0, 1)
+        ],
+        "first_seeds": first,
+        "pins": (here / "requirements.txt").read_text().split(),
+    }
+
+
+@cache
+def _assets_digest() -> str:
+    """Over names and bytes of everything that scenes, robot and sentences are read from."""
+    folder = assets.folder("calvin")
+    digest = hashlib.sha256()
+    for path in sorted([*(folder / _DATA).rglob("*"), folder / _SENTENCES]):
+        if path.is_file() and path.suffix.lower() not in (".sldprt", ".sldasm") and path.name not in _UNUSED:
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _known(task: str) -> str:
+    possible = Benchmark().tasks()
+    if task not in possible:
+        raise refuse(f"Unknown task {task!r} of {ID}", given=task, possible=possible, todo="Use one of these.")
+    return task
+
+
+@contextmanager
+def _simulator() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise refuse(
+            f"The simulator of {ID} is not installed in this Python environment: {error}",
+            possible="the environment that `vlm4vla bench install calvin` makes",
+            todo="Run that command; simulator workers then start in that environment by themselves.",
+        ) from error

@@ -1,0 +1,106 @@
+"""One live environment: the world, its pictures, and the tasks to be solved in it. Loads pybullet."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm4vla.bench.calvin import protocol, starts
+from vlm4vla.bench.calvin.oracle import RULES, Facts
+from vlm4vla.bench.calvin.render import painter
+from vlm4vla.bench.calvin.world import World
+from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
+
+_live: list["TableEnv"] = []  # at most one
+
+
+class TableEnv:
+    """One task, or a chain of five: the next begins where the last one was solved; a failed one ends the episode."""
+
+    def __init__(
+        self,
+        task: str,
+        data: Path,
+        spec: ActionSpec,
+        cameras: tuple[CameraSpec, ...],
+        sentences: dict[str, str],
+        forgets_led: bool,
+    ) -> None:
+        """``data``: folder of URDFs and meshes; ``sentences``: what the robot is told, by task."""
+        if _live:
+            raise RuntimeError(
+                f"An environment of task {_live[0].task!r} is still open in this process. Close it before the next is "
+                "made."
+            )
+        self.task: str = task
+        self._data, self._spec, self._sentences = data, spec, sentences
+        self._cameras = tuple(camera.name for camera in cameras)
+        self.world = World(data, forgets_led)
+        self._tasks: tuple[str, ...] = ()
+        self._began: Facts | None = None
+        _live.append(self)
+
+    def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
+        """Build the start of ``episode``; it alone decides it."""
+        self._must_be_open()
+        if episode.task != self.task:
+            raise refuse(
+                f"A start of task {episode.task!r} was given to an environment of {self.task!r}",
+                possible=[self.task],
+                todo="Make an environment of that task (one at a time in a process).",
+            )
+        start = starts.of(episode)
+        self.world.build(start.scene, start.robot_obs, start.scene_obs)
+        self._tasks, self._solved, self._spent = start.tasks, 0, 0
+        self._began = self.world.facts()
+        return StepResult(False, self._observe() if render else None, completed=self._completed)
+
+    @property
+    def subtask(self) -> str:
+        """The task that is to be solved now (the last one when all are)."""
+        return self._tasks[min(self._solved, len(self._tasks) - 1)]
+
+    @property
+    def _completed(self) -> int | None:
+        return self._solved if self.task == starts.CHAIN else None
+
+    def step(self, action: Vector, render: bool) -> StepResult:
+        """Execute one action of the benchmark's spec; anything outside it is refused, a gripper between +-1 too."""
+        self._must_be_open()
+        assert self._began is not None, "reset before step"
+        value = self._spec.check(action).astype(np.float64)
+        if value[6] not in (-1.0, 1.0):
+            raise refuse(
+                f"The gripper was given {value[6]}",
+                possible="1 (open) or -1 (close)",
+                todo="Send one of the two; a policy's number is to be rounded by its own rule.",
+            )
+        self.world.step_relative(value)
+        self._spent += 1
+        now = self.world.facts()
+        if self._solved < len(self._tasks) and RULES[self.subtask](self._began, now):
+            self._solved, self._spent, self._began = self._solved + 1, 0, now
+            render = render or self.task == starts.CHAIN
+        success = self._solved == len(self._tasks)
+        over = self.task == starts.CHAIN and not success and self._spent >= protocol.SUBTASK_STEPS
+        return StepResult(success, self._observe() if render else None, over, self._completed)
+
+    def snapshot(self) -> npt.NDArray[np.float64]:
+        """Everything that can differ between two moments, flat."""
+        world = self.world
+        targets = (world.target_position, world.target_angles, [self._solved, self._spent])
+        return np.concatenate([world.robot_obs(), world.scene_obs(), world.velocities(), *targets])
+
+    def close(self) -> None:
+        self.world.close()
+        if self in _live:
+            _live.remove(self)
+
+    def _must_be_open(self) -> None:
+        if self not in _live:
+            raise RuntimeError(f"The environment of task {self.task!r} is closed.")
+
+    def _observe(self) -> Observation:
+        pictures = painter(self._data).draw(self.world, self._cameras)
+        state = self.world.robot_obs().astype(np.float32)
+        return Observation(pictures, self._sentences[self.subtask], state)

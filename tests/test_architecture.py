@@ -88,3 +88,9 @@ def test_report_needs_no_torch() -> None:
 def test_no_file_of_the_source_is_too_long() -> None:
     """Over 400 lines a file has two subjects."""
     assert {str(f.relative_to(ROOT)): n for f in _sources() if (n := len(f.read_text().splitlines())) > 400} == {}
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by that name, and refuses the second."""
+    names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name not in ("conftest.py", "__init__.py")]
+    assert sorted(names) == sorted(set(names))

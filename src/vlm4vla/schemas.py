@@ -4,7 +4,7 @@ No default hides below the command line: what a run used is what ``to_yaml`` of 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -141,41 +141,41 @@ class OptimizerConfig(Config):
     clip_norm: NotNegative = 1.0
 
 
-def _check_weights(backbone: BackboneConfig, freeze: tuple[Freezable, ...]) -> None:
-    if backbone.dtype == "bfloat16" and not {"vision", "connector", "language", "embedding"} <= set(freeze):
-        raise ValueError(
-            "policy.backbone.dtype bfloat16 would lose every update smaller than half a step of that type; "
-            "train with dtype float32 and precision bf16, or freeze all four groups"
-        )
+class Recipe(Config):
+    """How a policy is trained: what a run and the arms of a study have in common.
 
-
-def _check_whole_lines(checkpoint_every: int, log_every: int) -> None:
-    if checkpoint_every % log_every:
-        raise ValueError("checkpoint_every must be a multiple of log_every, so that a resumed log has whole lines")
-
-
-class TrainConfig(Config):
-    """One training run. ``batch`` is the global batch; ``freeze`` lists parameter groups that get no gradient."""
+    ``batch`` is the global batch; ``freeze`` lists parameter groups that get no gradient.
+    """
 
     policy: PolicyConfig
-    data: DataConfig
     optimizer: OptimizerConfig
     batch: Positive
     steps: Positive
     freeze: tuple[Freezable, ...] = ()
     gradient_checkpointing: bool = False  # recompute activations: less memory, the same numbers, more time
     precision: Literal["fp32", "bf16"] = "bf16"
-    seed: int = 0
     log_every: Positive = 20
     checkpoint_every: Positive = 500
     threads: Count = 0  # CPU threads per process; 0 leaves torch's choice
-    out: Path
 
     @model_validator(mode="after")
-    def _whole_lines(self) -> "TrainConfig":
-        _check_whole_lines(self.checkpoint_every, self.log_every)
-        _check_weights(self.policy.backbone, self.freeze)
+    def _fits(self) -> Self:
+        if self.checkpoint_every % self.log_every:
+            raise ValueError("checkpoint_every must be a multiple of log_every, so that a resumed log has whole lines")
+        if self.policy.backbone.dtype == "bfloat16" and not {*get_args(Group)} <= {*self.freeze}:
+            raise ValueError(
+                "policy.backbone.dtype bfloat16 would lose every update smaller than half a step of that type; "
+                "train with dtype float32 and precision bf16, or freeze all four groups"
+            )
         return self
+
+
+class TrainConfig(Recipe):
+    """One training run."""
+
+    data: DataConfig
+    seed: int = 0
+    out: Path
 
 
 class EvalConfig(Config):
@@ -237,27 +237,11 @@ class StudyEval(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
-class StudyTrain(Config):
-    """The recipe that all arms share (``policy`` to ``precision`` as in :class:`TrainConfig`)."""
+class StudyTrain(Recipe):
+    """The recipe that all arms share."""
 
-    policy: PolicyConfig
     augment: AugmentConfig
-    optimizer: OptimizerConfig
-    batch: Positive
-    steps: Positive
-    freeze: tuple[Freezable, ...] = ()
-    gradient_checkpointing: bool = False  # recompute activations: less memory, the same numbers, more time
-    precision: Literal["fp32", "bf16"] = "bf16"
     loader_workers: Count = 0
-    log_every: Positive = 20
-    checkpoint_every: Positive = 500
-    threads: Count = 0
-
-    @model_validator(mode="after")
-    def _whole_lines(self) -> "StudyTrain":
-        _check_whole_lines(self.checkpoint_every, self.log_every)
-        _check_weights(self.policy.backbone, self.freeze)
-        return self
 
 
 class StudyConfig(Config):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vlm4vla.bench.metaworld import backend
+from vlm4vla.bench import mujoco_backend as backend
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_a_device_without_graphics_does_not_spoil_the_choice_of_renderer(metawor
         metaworld_env,
         "import os; os.environ.pop('MUJOCO_GL', None)\n"
         "from pathlib import Path\n"
-        "from vlm4vla.bench.metaworld import backend\n"
+        "from vlm4vla.bench import mujoco_backend as backend\n"
         "backend._DEVICES = Path(sys.argv[1])\n"
         "from vlm4vla.bench.metaworld.env import Benchmark\n"
         "found = Benchmark().versions(); print(found['gl_backend'] == os.environ['MUJOCO_GL'], found['gl_renderer'])",

@@ -8,9 +8,6 @@ import hashlib
 import os
 import platform
 import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -19,10 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlm4vla.bench import assets
+from vlm4vla.bench import assets, common
 from vlm4vla.bench.calvin import oracle, protocol, scenes, sequences, starts
 from vlm4vla.bench.calvin.protocol import ID
 from vlm4vla.bench.calvin.starts import CHAIN, SINGLE
+from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.types import (
     SPLITS,
     ActionSpec,
@@ -124,14 +122,14 @@ class Benchmark:
         Raises UserError where the simulator or its assets are missing.
         """
         _known(task)
-        with _simulator():
+        with needs_simulator("calvin", ID):
             from vlm4vla.bench.calvin.sim import TableEnv
         data = assets.folder("calvin") / _DATA
         return TableEnv(task, data, self.action_spec, self.cameras, sentences(), self._forgets_led)
 
     def expert(self, env: Env) -> Expert:
         """The scripts, bound to ``env`` (made by ``make``)."""
-        with _simulator():
+        with needs_simulator("calvin", ID):
             from vlm4vla.bench.calvin.expert import ScriptedExpert
             from vlm4vla.bench.calvin.sim import TableEnv
         assert isinstance(env, TableEnv)
@@ -143,7 +141,7 @@ class Benchmark:
 
     def versions(self) -> dict[str, str]:
         """Versions of simulator, renderer and assets. Raises UserError where they are not installed."""
-        with _simulator():
+        with needs_simulator("calvin", ID):
             import pybullet  # noqa: F401
 
             from vlm4vla.bench.calvin import backend
@@ -172,26 +170,17 @@ def sentences() -> dict[str, str]:
 
 
 def start_seed(split: Split, task: str, index: int) -> int:
-    """Seed of a start: 53 bits (exact in every JSON reader) from numpy's SeedSequence.
-
-    The spawn keys of the splits are disjoint; the task enters by the CRC of its name, so a list does not move when
-    tasks are added. (The eval chains are the published list, by index.)
-    """
-    key = (SPLITS.index(split), zlib.crc32(task.encode()), index)
-    words = np.random.SeedSequence(protocol.SEED_ENTROPY, spawn_key=key).generate_state(1, np.uint64)
-    return int(words[0]) >> 11
+    """Seed of a start (see ``bench.common``); the eval chains are the published list, by index."""
+    return common.start_seed(protocol.SEED_ENTROPY, split, task, index)
 
 
 def decides_scores() -> dict[str, Any]:
     """Everything that a score depends on, as plain data; ``protocol.DIGEST`` is the digest of it."""
-    constants = {
-        name: value for name, value in vars(protocol).items() if name.isupper() and name not in ("ID", "DIGEST")
-    }
     here = Path(__file__).parent
     first = [start_seed(split, task, i) for split in SPLITS for task in Benchmark().tasks() for i in (0, 1)]
     return {
         "id": ID,
-        "constants": constants,
+        "constants": constants(protocol),
         "action_spec": Benchmark.action_spec.to_dict(),
         "cameras": [asdict(camera) for camera in Benchmark.cameras],
         "step_limits": Benchmark.step_limits,
@@ -232,15 +221,3 @@ def _known(task: str) -> str:
     if task not in possible:
         raise refuse(f"Unknown task {task!r} of {ID}", given=task, possible=possible, todo="Use one of these.")
     return task
-
-
-@contextmanager
-def _simulator() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise refuse(
-            f"The simulator of {ID} is not installed in this Python environment: {error}",
-            possible="the environment that `vlm4vla bench install calvin` makes",
-            todo="Run that command; simulator workers then start in that environment by themselves.",
-        ) from error

@@ -5,8 +5,6 @@ fixed by ``id``: change any of it and the id changes (protocol.py). README.md gi
 """
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.bench.libero import protocol
 from vlm4vla.bench.libero.protocol import ID
 from vlm4vla.bench.libero.starts import start_seed
@@ -82,13 +81,13 @@ class Benchmark:
         Raises UserError where the simulator, its assets or the OpenGL library it draws with are missing.
         """
         _known(task)
-        with _simulator():
+        with needs_simulator("libero", ID):
             from vlm4vla.bench.libero.sim import PandaEnv
         return PandaEnv(task, self.action_spec, self.cameras)
 
     def expert(self, env: Env) -> Expert:
         """The scripted policy of the task that ``env`` (made by ``make``) runs; refused where there is none."""
-        with _simulator():
+        with needs_simulator("libero", ID):
             from vlm4vla.bench.libero.expert import ScriptedExpert
             from vlm4vla.bench.libero.sim import PandaEnv
         assert isinstance(env, PandaEnv)
@@ -100,7 +99,7 @@ class Benchmark:
 
     def versions(self) -> dict[str, str]:
         """Versions of simulator, renderer and assets. Raises UserError where they are missing."""
-        with _simulator():
+        with needs_simulator("libero", ID):
             from vlm4vla.bench.libero import render, simulator
             from vlm4vla.bench.libero.sim import is_live
         found = {name: version(name) for name in ("hf-libero", "robosuite", "mujoco", "numpy")}
@@ -114,14 +113,11 @@ class Benchmark:
 
 def decides_scores() -> dict[str, Any]:
     """Everything that a score depends on, as plain data; ``protocol.DIGEST`` is the digest of it."""
-    constants = {
-        name: value for name, value in vars(protocol).items() if name.isupper() and name not in ("ID", "DIGEST")
-    }
     pins = (Path(__file__).parent / "requirements-no-deps.txt").read_text().split()
     pins += (Path(__file__).parent / "requirements.txt").read_text().split()
     return {
         "id": ID,
-        "constants": constants,
+        "constants": constants(protocol),
         "action_spec": Benchmark.action_spec.to_dict(),
         "cameras": [asdict(camera) for camera in Benchmark.cameras],
         "step_limits": Benchmark().step_limits,
@@ -144,15 +140,3 @@ def _known(task: str) -> str:
             todo="Use one of these.",
         )
     return task
-
-
-@contextmanager
-def _simulator() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise refuse(
-            f"The simulator of {ID} is not installed in this Python environment: {error}",
-            possible="the environment that `vlm4vla bench install libero` makes",
-            todo="Run that command; simulator workers then start in that environment by themselves.",
-        ) from error

@@ -165,7 +165,7 @@ class PandaEnv:
             self._maker = PictureMaker(self.model, self.cameras)
         position, rotation = self.hand()
         state = np.concatenate([position, axis_angle(rotation), self.fingers()]).astype(np.float32)
-        return Observation(self._maker.draw(self.model, self.data), self._instruction, state)
+        return Observation(self._maker.pictures(self.model, self.data), self._instruction, state)
 
 
 def axis_angle(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

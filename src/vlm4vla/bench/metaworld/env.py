@@ -5,9 +5,6 @@ is fixed by ``id``: change any of it and the id changes (protocol.py). README.md
 """
 
 import platform
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from vlm4vla.bench import common
+from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.bench.metaworld import protocol
 from vlm4vla.bench.metaworld.protocol import ID
 from vlm4vla.bench.metaworld.tasks import INSTRUCTIONS, MARKERS
@@ -70,13 +69,13 @@ class Benchmark:
         Raises UserError where the simulator or the OpenGL library it draws with is missing.
         """
         _known(task)
-        with _simulator():
+        with needs_simulator("metaworld", ID):
             from vlm4vla.bench.metaworld.sim import SawyerEnv
         return SawyerEnv(task, self.action_spec, self.cameras[0])
 
     def expert(self, env: Env) -> Expert:
         """MetaWorld's scripted policy of the task that ``env`` (made by ``make``) runs."""
-        with _simulator():
+        with needs_simulator("metaworld", ID):
             from vlm4vla.bench.metaworld.expert import ScriptedExpert
             from vlm4vla.bench.metaworld.sim import SawyerEnv
         assert isinstance(env, SawyerEnv)
@@ -88,7 +87,7 @@ class Benchmark:
 
     def versions(self) -> dict[str, str]:
         """Versions of simulator and renderer. Raises UserError where they are not installed."""
-        with _simulator():
+        with needs_simulator("metaworld", ID):
             from vlm4vla.bench.metaworld import render
             from vlm4vla.bench.metaworld.sim import is_live
         found = {name: version(name) for name in ("metaworld", "mujoco", "gymnasium", "numpy")}
@@ -100,25 +99,16 @@ class Benchmark:
 
 
 def start_seed(split: Split, task: str, index: int) -> int:
-    """Seed of a start: 53 bits (exact in every JSON reader) from numpy's SeedSequence.
-
-    The spawn keys of the splits are disjoint; the task enters by the CRC of its name, so a list does not move when
-    tasks are added.
-    """
-    key = (SPLITS.index(split), zlib.crc32(task.encode()), index)
-    words = np.random.SeedSequence(protocol.SEED_ENTROPY, spawn_key=key).generate_state(1, np.uint64)
-    return int(words[0]) >> 11
+    """Seed of a start, see :func:`vlm4vla.bench.common.start_seed`."""
+    return common.start_seed(protocol.SEED_ENTROPY, split, task, index)
 
 
 def decides_scores() -> dict[str, Any]:
     """Everything that a score depends on, as plain data; ``protocol.DIGEST`` is the digest of it."""
-    constants = {
-        name: value for name, value in vars(protocol).items() if name.isupper() and name not in ("ID", "DIGEST")
-    }
     pins = (Path(__file__).parent / "requirements.txt").read_text().split()
     return {
         "id": ID,
-        "constants": constants,
+        "constants": constants(protocol),
         "action_spec": Benchmark.action_spec.to_dict(),
         "cameras": [asdict(camera) for camera in Benchmark.cameras],
         "step_limit": Benchmark.step_limit,
@@ -143,15 +133,3 @@ def _known(task: str) -> str:
             todo="Use one of these (MetaWorld's names without -v3).",
         )
     return task
-
-
-@contextmanager
-def _simulator() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise refuse(
-            f"The simulator of {ID} is not installed in this Python environment: {error}",
-            possible="the environment that `vlm4vla bench install metaworld` makes",
-            todo="Run that command; simulator workers then start in that environment by themselves.",
-        ) from error

@@ -119,6 +119,6 @@ class SawyerEnv:
         model, data = self._sim.model, self._sim.data
         if self._maker is None:
             self._maker = PictureMaker(model, self.camera.name, self.camera.height, self.camera.width)
-        picture = self._maker.draw(model, data)
+        picture = self._maker.picture(model, data)
         state = self.privileged[:4].astype(np.float32)  # hand position in metres, opening 0 (closed) to 1
         return Observation({self.camera.name: picture}, self._instruction, state)

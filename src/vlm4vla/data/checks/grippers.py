@@ -15,7 +15,7 @@ _OPPOSITE = -0.3  # correlation; a hand that holds something is still narrower t
 _ENOUGH = 5  # episodes
 _MERGED = 0.03  # of the episodes in which the gripper moves
 _CLOSED_AT_START = 0.9
-_TODO = "Convert the gripper once, in the reader or its action spec: +1 opens, -1 closes."
+_MEND = "Convert the gripper once, in the reader or its action spec: +1 opens, -1 closes."
 
 
 def check(store: Store) -> Iterator[Finding]:
@@ -34,14 +34,14 @@ def _range(store: Store, g: int) -> Iterator[Finding]:
             "error",
             "gripper-range",
             f"{name} lies between {values.min():g} and {values.max():g}: it is never told to close (-1).",
-            "The data set seems to count from 0 to 1. " + _TODO,
+            "The data set seems to count from 0 to 1. " + _MEND,
         )
     elif (values == values[0]).all() and (abs(float(values[0])) != 1 or len(_tasks(store)) > _ENOUGH):
         yield Finding(
             "warning",
             "gripper-range",
             f"{name} is {values[0]:g} in all {len(store)} frames of {len(_tasks(store))} tasks.",
-            "Check that the reader takes the right column. " + _TODO,
+            "Check that the reader takes the right column. " + _MEND,
         )
 
 
@@ -98,7 +98,7 @@ def _against_opening(store: Store, g: int) -> Iterator[Finding]:
             "gripper-sense",
             f"In {len(opposite)} of {len(moving)} episodes the gripper's command and the state {name} {wait} frames "
             "later go opposite ways, in most others the same way.",
-            "Look at one of them: sets of two conventions may have been merged. " + _TODO,
+            "Look at one of them: sets of two conventions may have been merged. " + _MEND,
             episodes(opposite),
         )
     if found < _OPPOSITE:
@@ -107,7 +107,7 @@ def _against_opening(store: Store, g: int) -> Iterator[Finding]:
             "gripper-sense",
             f"The gripper's command and the state {name} {wait} frames later go opposite ways (correlation "
             f"{found:.2f}).",
-            _TODO,
+            _MEND,
             episodes(opposite),
         )
 
@@ -133,6 +133,6 @@ def _starts(store: Store, g: int) -> Iterator[Finding]:
             "error" if moving and len(closed) >= 2 * _ENOUGH else "warning",
             "gripper-sense",
             f"{len(closed)} of {len(counted)} episodes {what} begin with a closing command (-1).",
-            "Look at an episode ('vlm4vla data show'): if the hand is open there, the sense is flipped. " + _TODO,
+            "Look at an episode ('vlm4vla data show'): if the hand is open there, the sense is flipped. " + _MEND,
             episodes(closed),
         )

@@ -1,7 +1,7 @@
 """Reads .npy and .npz files of strangers: nothing in them is executed, and no array is larger than its file says.
 
 Members of an .npz are read only after their header has the shape and type that the caller expects; what ``np.save``
-made of a dict, a pickle, goes through :mod:`vlm4vla.data.formats.safe_pickle`.
+made of a dict, a pickle, goes through :mod:`vlm4vla.safe_pickle`.
 """
 
 import io
@@ -15,12 +15,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.data.formats import safe_pickle
+from vlm4vla import safe_pickle
 from vlm4vla.types import UserError, refuse
 
 Shape = tuple[int, ...]
 _ARCHIVE = "a .npz archive as numpy writes it, cut or altered by nobody"
-_TODO = "Fetch the file again from where the data set comes from; do not load it with allow_pickle=True."
+_MEND = "Fetch the file again from where the data set comes from; do not let numpy unpickle it."
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -35,7 +35,7 @@ def read_npz(file: Path, wanted: Mapping[str, tuple[Shape, Sequence[str]]]) -> d
     except UserError:
         raise
     except _BROKEN as error:
-        raise refuse(f"{file} cannot be read: {type(error).__name__} {error}", possible=_ARCHIVE, todo=_TODO) from error
+        raise refuse(f"{file} cannot be read: {type(error).__name__} {error}", possible=_ARCHIVE, todo=_MEND) from error
 
 
 def read_npy(file: Path) -> npt.NDArray[Any]:
@@ -43,10 +43,10 @@ def read_npy(file: Path) -> npt.NDArray[Any]:
     with _open(file) as f:
         shape, fortran, dtype = _header(f, file.name)
         if dtype.hasobject:
-            raise refuse(f"{file} holds pickled objects", possible="an array of numbers", todo=_TODO)
+            raise refuse(f"{file} holds pickled objects", possible="an array of numbers", todo=_MEND)
         data = f.read()
     if len(data) != math.prod(shape) * dtype.itemsize or dtype.itemsize == 0:
-        raise refuse(f"{file} has {len(data)} bytes for shape {shape} {dtype}", possible="a whole file", todo=_TODO)
+        raise refuse(f"{file} has {len(data)} bytes for shape {shape} {dtype}", possible="a whole file", todo=_MEND)
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -58,12 +58,13 @@ def read_pickled(file: Path) -> Any:
     with _open(file) as f:
         shape, _, dtype = _header(f, file.name)
         if not dtype.hasobject:
-            raise refuse(f"{file} holds numbers of shape {shape}, no dict", possible="a saved dict", todo=_TODO)
+            raise refuse(f"{file} holds numbers of shape {shape}, no dict", possible="a saved dict", todo=_MEND)
         data = f.read()
+    # np.save stores a dict as a pickle, which is a program; this reader takes it apart and executes none of it.
     outer = safe_pickle.load(file, data)
     if not isinstance(outer, np.ndarray) or outer.shape != shape:
         raise refuse(
-            f"{file} does not hold the array of shape {shape} of its header", possible="a whole file", todo=_TODO
+            f"{file} does not hold the array of shape {shape} of its header", possible="a whole file", todo=_MEND
         )
     return outer.item() if outer.shape == () else outer
 
@@ -78,7 +79,7 @@ def _header(f: IO[bytes], name: str) -> tuple[Shape, bool, np.dtype[Any]]:
     """Shape, order and type of an .npy stream. Version 1.0 only: its header is at most 64 KiB, later ones are not."""
     start = f.read(10)
     if start[:8] != b"\x93NUMPY\x01\x00" or len(start) < 10:
-        raise refuse(f"{name} is no numpy array", possible="numpy's file format 1.0", todo=_TODO)
+        raise refuse(f"{name} is no numpy array", possible="numpy's file format 1.0", todo=_MEND)
     text = f.read(int.from_bytes(start[8:], "little"))
     try:
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(start[8:] + text))
@@ -86,7 +87,7 @@ def _header(f: IO[bytes], name: str) -> tuple[Shape, bool, np.dtype[Any]]:
             raise ValueError(f"shape {shape}")
         return shape, fortran, dtype
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        raise refuse(f"{name} has a broken header: {error}", possible="numpy's file format 1.0", todo=_TODO) from error
+        raise refuse(f"{name} has a broken header: {error}", possible="numpy's file format 1.0", todo=_MEND) from error
 
 
 def _check_members(file: Path, members: Sequence[zipfile.ZipInfo]) -> None:
@@ -97,26 +98,26 @@ def _check_members(file: Path, members: Sequence[zipfile.ZipInfo]) -> None:
             raise refuse(
                 f"{file} holds a member {member.filename!r} instead of a plain name",
                 possible="rgb_static.npy ...",
-                todo=_TODO,
+                todo=_MEND,
             )
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise refuse(f"{file} is packed by method {member.compress_type}", possible="0 or 8", todo=_TODO)
+            raise refuse(f"{file} is packed by method {member.compress_type}", possible="0 or 8", todo=_MEND)
 
 
 def _member(file: Path, archive: zipfile.ZipFile, name: str, shape: Shape, dtypes: Sequence[str]) -> npt.NDArray[Any]:
     """One array, whose header is compared before its data are inflated; the archive's checksum is checked."""
     if f"{name}.npy" not in archive.namelist():
         known = [n.removesuffix(".npy") for n in archive.namelist()]
-        raise refuse(f"{file} has no array {name!r}", given=name, possible=known, todo=_TODO)
+        raise refuse(f"{file} has no array {name!r}", given=name, possible=known, todo=_MEND)
     expected = f"shape {shape} of {' or '.join(dtypes)}"
     with archive.open(f"{name}.npy") as f:
         found, fortran, dtype = _header(f, f"{file}: {name}")
         if dtype.hasobject:
-            raise refuse(f"{name!r} of {file} holds pickled objects", possible=expected, todo=_TODO)
+            raise refuse(f"{name!r} of {file} holds pickled objects", possible=expected, todo=_MEND)
         if found != shape or dtype.name not in dtypes:
-            raise refuse(f"{name!r} of {file} has shape {found} of {dtype}", possible=expected, todo=_TODO)
+            raise refuse(f"{name!r} of {file} has shape {found} of {dtype}", possible=expected, todo=_MEND)
         size = math.prod(shape) * dtype.itemsize
         data = f.read(size) + f.read(1)  # the read beyond the end makes zipfile compare the checksum
     if len(data) != size:
-        raise refuse(f"{name!r} of {file} is not as long as its header says", possible=expected, todo=_TODO)
+        raise refuse(f"{name!r} of {file} is not as long as its header says", possible=expected, todo=_MEND)
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

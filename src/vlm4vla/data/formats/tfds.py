@@ -25,7 +25,7 @@ from vlm4vla.types import Image, UserError, refuse
 FEATURES = "features.json"
 INFO = "dataset_info.json"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's own default
-_TODO = "Give the version folder of a prepared TFDS data set, such as bridge_dataset/1.0.0, with all of its files."
+_MEND = "Give the version folder of a prepared TFDS data set, such as bridge_dataset/1.0.0, with all of its files."
 _INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
 _FLOATS = ("float16", "float32", "float64")  # all of them are stored as float32
 
@@ -86,7 +86,7 @@ class Folder:
     def feature(self, name: str, kinds: tuple[str, ...]) -> Feature:
         """A feature by name; refuses an unknown one, and one of another kind."""
         if name not in self.features:
-            raise refuse(f"{self.root} has no feature {name!r}", given=name, possible=self.features, todo=_TODO)
+            raise refuse(f"{self.root} has no feature {name!r}", given=name, possible=self.features, todo=_MEND)
         feature = self.features[name]
         if feature.kind not in kinds or feature.encoding not in ("none", "jpeg", "png"):
             raise refuse(
@@ -191,13 +191,13 @@ def _wrong(example: Example, feature: Feature, what: str) -> UserError:
 
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise refuse(f"{file} is missing", possible=f"a folder with {FEATURES}, {INFO} and shards", todo=_TODO)
+        raise refuse(f"{file} is missing", possible=f"a folder with {FEATURES}, {INFO} and shards", todo=_MEND)
     try:
         data = json.loads(file.read_text())
     except ValueError as error:
-        raise refuse(f"{file} is not valid JSON: {error}", todo=_TODO) from None
+        raise refuse(f"{file} is not valid JSON: {error}", todo=_MEND) from None
     if not isinstance(data, dict):
-        raise refuse(f"{file} is a {type(data).__name__}", possible="a JSON object", todo=_TODO)
+        raise refuse(f"{file} is a {type(data).__name__}", possible="a JSON object", todo=_MEND)
     return data
 
 
@@ -223,7 +223,7 @@ def _features(node: Mapping[str, Any], name: str) -> Iterator[Feature]:
         raise refuse(
             f"{FEATURES} cannot be understood at {name or 'its top'!r}: {type(error).__name__} {error}",
             possible="nested features, each with pythonClassName and featuresDict, tensor, image or text",
-            todo=_TODO,
+            todo=_MEND,
         ) from None
 
 
@@ -239,7 +239,7 @@ def _shards(root: Path, info: Mapping[str, Any], split: str) -> tuple[tuple[Path
         raise refuse(
             f"{root / INFO} cannot be understood: {type(error).__name__} {error}",
             possible="name, and splits with name and shardLengths",
-            todo=_TODO,
+            todo=_MEND,
         ) from None
     if split not in splits:
         raise refuse(f"{root} has no split {split!r}", given=split, possible=splits, todo="Name one of these splits.")
@@ -252,7 +252,7 @@ def _shards(root: Path, info: Mapping[str, Any], split: str) -> tuple[tuple[Path
         raise refuse(
             f"{root / INFO} describes shards of format {form!r}, named {template!r} with {name!r} and {split!r}",
             possible=f"TFRecord files named {_TEMPLATE!r}",
-            todo=_TODO,
+            todo=_MEND,
         )
     names = [f"{name}-{split}.{form}-{k:05d}-of-{len(lengths):05d}" for k in range(len(lengths))]
     present = {f.name for f in root.glob(f"{name}-{split}.{form}*")}

@@ -286,5 +286,5 @@ def _refused(file: Path, what: str) -> UserError:
     return refuse(
         f"{file} {what}; nothing of it was executed",
         possible="plain dicts, lists, tuples, texts, numbers and numpy arrays of numbers or texts",
-        todo="Fetch the file again from where the data set comes from; do not load it with allow_pickle=True.",
+        todo="Fetch the file again from where the data set comes from; do not let numpy unpickle it.",
     )

@@ -1,0 +1,40 @@
+"""What the benchmarks' ``env.py`` files share. Needs numpy only."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from vlm4vla.types import SPLITS, Split, refuse
+
+
+def start_seed(entropy: int, split: Split, task: str, index: int) -> int:
+    """Seed of a start: 53 bits (exact in every JSON reader) from numpy's SeedSequence.
+
+    The spawn keys of the splits are disjoint; the task enters by the CRC of its name, so a list does not move when
+    tasks are added.
+    """
+    key = (SPLITS.index(split), zlib.crc32(task.encode()), index)
+    words = np.random.SeedSequence(entropy, spawn_key=key).generate_state(1, np.uint64)
+    return int(words[0]) >> 11
+
+
+def constants(protocol: ModuleType) -> dict[str, Any]:
+    """The constants of a ``protocol.py`` that decide scores: all but its own id and digest."""
+    return {name: value for name, value in vars(protocol).items() if name.isupper() and name not in ("ID", "DIGEST")}
+
+
+@contextmanager
+def needs_simulator(name: str, benchmark_id: str) -> Iterator[None]:
+    """Around imports of the simulator: where it is absent, the house's sentence instead of ModuleNotFoundError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise refuse(
+            f"The simulator of {benchmark_id} is not installed in this Python environment: {error}",
+            possible=f"the environment that `vlm4vla bench install {name}` makes",
+            todo="Run that command; simulator workers then start in that environment by themselves.",
+        ) from error

@@ -8,7 +8,7 @@ S proprioceptive state dimensions, N frames of an episode; images are (height, w
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -234,8 +234,12 @@ class Episode:
 
 
 class Env(Protocol):
-    """One live environment of one task. Make, use and close it before the next one is made (one renderer a process)."""
+    """One live environment of one task. Make, use and close it before the next one is made (one renderer a process).
 
+    ``look_at`` names the cameras that observations hold from then on (all at first): a picture costs more than a step.
+    """
+
+    def look_at(self, cameras: Collection[str]) -> None: ...
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult: ...
     def step(self, action: Vector, render: bool) -> StepResult: ...
     def snapshot(self) -> npt.NDArray[np.float64]: ...  # the whole physical state, flat: for bit-equality checks

@@ -20,6 +20,10 @@ FLAG = Path(os.environ.get("FAKE_BENCH_FLAG", "/nonexistent/flag"))
 class FakeEnv:
     def __init__(self, task, spec):
         self.task, self.spec, self.x, self.rendered = task, spec, 0.0, 0
+        self.shown = ["front"]
+
+    def look_at(self, cameras):
+        self.shown = list(cameras)
 
     def reset(self, episode, render=True):
         if self.task == "die" or (self.task == "die-once" and not FLAG.exists()):
@@ -52,7 +56,7 @@ class FakeEnv:
         self.rendered += 1
         picture = np.full((4, 4, 3), 10 * self.index + 100 * self.x, np.uint8)
         told = self.instruction + (f" {self.completed}" if self.task == "chain" else "")
-        return Observation({"front": picture}, told, np.array([self.x], np.float32))
+        return Observation(dict.fromkeys(self.shown, picture), told, np.array([self.x], np.float32))
 
     def snapshot(self):
         return np.array([self.x, self.index])

@@ -13,6 +13,7 @@ class Recorder:
 
     def __init__(self, speed=1.0, looks=True, window=1):
         self.looks, self.seen, self.speed, self.window = looks, [], speed, window
+        self.cameras = frozenset(["front"] if looks else [])
 
     def reset(self, episode): ...
 
@@ -171,3 +172,13 @@ def test_replay_gives_the_state_at_the_start_and_after_each_step():
     result = episodes.replay({"episode": job()["episode"], "actions": actions}, bench.make("move"))
     assert result["start"].tolist() == [0, 0]
     assert result["states"][:, 0].tolist() == [0.25, 0.375] and result["successes"].tolist() == [False, False]
+
+
+def test_only_cameras_that_somebody_looks_through_are_drawn():
+    blind = Recorder()
+    blind.cameras = frozenset()
+    play(blind)
+    assert all(seen.images == {} for seen in blind.seen)
+    blind.seen.clear()
+    result, _ = play(blind, video=True)
+    assert len(result["frames"]) == result["steps"] + 1  # a video needs its own

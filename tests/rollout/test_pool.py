@@ -185,6 +185,7 @@ def test_a_slow_worker_that_speaks_is_not_given_up(log):
 def test_the_worker_speaks_while_a_policy_is_slow(monkeypatch):
     class Slow:
         looks = False
+        cameras = frozenset()
         window = 1
 
         def reset(self, episode): ...

@@ -1,14 +1,14 @@
 """What the benchmarks' ``env.py`` files share. Needs numpy only."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from vlm4vla.types import SPLITS, Split, refuse
+from vlm4vla.types import SPLITS, CameraSpec, Split, refuse
 
 
 def start_seed(entropy: int, split: Split, task: str, index: int) -> int:
@@ -38,3 +38,12 @@ def needs_simulator(name: str, benchmark_id: str) -> Iterator[None]:
             possible=f"the environment that `vlm4vla bench install {name}` makes",
             todo="Run that command; simulator workers then start in that environment by themselves.",
         ) from error
+
+
+def chosen_cameras(names: Collection[str], all_cameras: Sequence[CameraSpec]) -> tuple[CameraSpec, ...]:
+    """The named cameras in the benchmark's order; refuses a name that it does not have."""
+    known = [camera.name for camera in all_cameras]
+    for name in names:
+        if name not in known:
+            raise refuse(f"There is no camera {name!r}", given=name, possible=known, todo="Use one of these.")
+    return tuple(camera for camera in all_cameras if camera.name in names)

@@ -19,10 +19,12 @@ Chunk = npt.NDArray[np.float32]
 class Chooser(Protocol):
     """``looks`` says whether ``ask`` needs an observation; builtin policies get None.
 
-    ``window`` is the number of pictures per camera in it: that of the last frame and those of the frames before.
+    ``cameras`` are those whose pictures it must hold; ``window`` is the number of pictures of each: that of the last
+    frame and those of the frames before.
     """
 
     looks: bool
+    cameras: frozenset[str]
     window: int
 
     def reset(self, episode: EpisodeSpec) -> None: ...
@@ -33,6 +35,7 @@ class Expert:
     """The scripted expert of the live environment, one action at a time."""
 
     looks = False
+    cameras: frozenset[str] = frozenset()
     window = 1
 
     def __init__(self, bench: Benchmark, env: Env) -> None:
@@ -49,6 +52,7 @@ class Idle:
     """Does nothing, the way the benchmark means it."""
 
     looks = False
+    cameras: frozenset[str] = frozenset()
     window = 1
 
     def __init__(self, action: Vector) -> None:
@@ -69,6 +73,7 @@ class Server:
         self._client, self._execute = client, execute
         self._actions = bench.action_spec.size
         self._keys, self._sends_state = request_keys(client.metadata, bench, client.uri)
+        self.cameras = frozenset(camera_and_age(view)[0] for view in self._keys)
         self.window = 1 + max((camera_and_age(view)[1] for view in self._keys), default=0)
 
     def reset(self, episode: EpisodeSpec) -> None: ...

@@ -67,16 +67,18 @@ class _Eyes:
 def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str, Any]:
     """One closed-loop episode; ends at the first success, at the step limit, or when the benchmark says it is over.
 
-    Pictures are rendered for the frames that a policy sees when it is asked, and for every step of a video. When a
+    Pictures are rendered for the frames that a policy sees when it is asked, of the cameras it looks through, and for
+    every step of a video. When a
     subtask is solved, the rest of the chunk is dropped and the policy is asked anew, with a history that begins there.
     """
     started = time.perf_counter()
     episode, execute, video = EpisodeSpec.from_dict(job["episode"]), int(job["execute"]), bool(job["video"])
     assert execute >= 1
     limit = step_limit_of(bench, episode.task)
+    camera = bench.cameras[0].name
+    env.look_at(chooser.cameras | {camera} if video else chooser.cameras)
     eyes = _Eyes(job, bench, env)
     frames: list[Image] = []
-    camera = bench.cameras[0].name
     looks = chooser.looks
     result = env.reset(episode, render=looks or video)
     chooser.reset(episode)
@@ -127,6 +129,7 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     seen: list[Observation] = []
     labels: list[Vector] = []
     successes: list[bool] = []
+    env.look_at([camera.name for camera in bench.cameras])
     result = env.reset(episode)
     expert.reset(episode)
     end = step_limit_of(bench, episode.task)
@@ -154,6 +157,7 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
 
 def frame(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     """The first picture and state of a start."""
+    env.look_at([bench.cameras[0].name])
     observation = env.reset(EpisodeSpec.from_dict(job["episode"])).observation
     assert observation is not None
     return {"frame": observation.images[bench.cameras[0].name], "state": _state(observation)}

@@ -33,7 +33,7 @@ class _Reporting:
 
     def __init__(self, chooser: Chooser, say: Callable[[dict[str, Any]], None]) -> None:
         self._chooser, self._say = chooser, say
-        self.looks, self.window = chooser.looks, chooser.window
+        self.looks, self.cameras, self.window = chooser.looks, chooser.cameras, chooser.window
         self._said = time.monotonic()
 
     def reset(self, episode: EpisodeSpec) -> None:

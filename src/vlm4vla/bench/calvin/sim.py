@@ -1,5 +1,6 @@
 """One live environment: the world, its pictures, and the tasks to be solved in it. Loads pybullet."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from vlm4vla.bench.calvin import protocol, starts
 from vlm4vla.bench.calvin.oracle import RULES, Facts
 from vlm4vla.bench.calvin.render import painter
 from vlm4vla.bench.calvin.world import World
+from vlm4vla.bench.common import chosen_cameras
 from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
 
 _live: list["TableEnv"] = []  # at most one
@@ -34,11 +36,15 @@ class TableEnv:
             )
         self.task: str = task
         self._data, self._spec, self._sentences = data, spec, sentences
-        self._cameras = tuple(camera.name for camera in cameras)
+        self._cameras, self._shown = cameras, cameras
         self.world = World(data, forgets_led)
         self._tasks: tuple[str, ...] = ()
         self._began: Facts | None = None
         _live.append(self)
+
+    def look_at(self, cameras: Collection[str]) -> None:
+        """Pictures of these cameras only, from now on."""
+        self._shown = chosen_cameras(cameras, self._cameras)
 
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Build the start of ``episode``; it alone decides it."""
@@ -101,6 +107,6 @@ class TableEnv:
             raise RuntimeError(f"The environment of task {self.task!r} is closed.")
 
     def _observe(self) -> Observation:
-        pictures = painter(self._data).draw(self.world, self._cameras)
+        pictures = painter(self._data).draw(self.world, tuple(camera.name for camera in self._shown))
         state = self.world.robot_obs().astype(np.float32)
         return Observation(pictures, self._sentences[self.subtask], state)

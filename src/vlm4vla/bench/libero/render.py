@@ -18,11 +18,10 @@ class PictureMaker(mujoco_render.PictureMaker):
     def __init__(self, model: Any, cameras: tuple[CameraSpec, ...]) -> None:
         super().__init__(model, max(c.height for c in cameras), max(c.width for c in cameras), MULTISAMPLES)
         self.option.geomgroup[0], self.option.geomgroup[1] = 0, 1  # robosuite: collision shapes, what is seen
-        self._cameras = cameras
 
-    def pictures(self, model: Any, data: Any) -> dict[str, Image]:
-        """(height, width, 3) of the current state by camera."""
-        return {c.name: self._turned(self.draw(model, data, CAMERAS[c.name], c.height, c.width)) for c in self._cameras}
+    def pictures(self, model: Any, data: Any, cameras: tuple[CameraSpec, ...]) -> dict[str, Image]:
+        """(height, width, 3) of the current state by camera; ``cameras`` are among those of the start."""
+        return {c.name: self._turned(self.draw(model, data, CAMERAS[c.name], c.height, c.width)) for c in cameras}
 
     def _turned(self, pixels: Image) -> Image:
         # The one place where pictures are turned. OpenGL's rows run from the bottom up.

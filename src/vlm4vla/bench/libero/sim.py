@@ -1,10 +1,12 @@
 """One live LIBERO environment. Imports the simulator; env.py loads this file only when it is needed."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vlm4vla.bench.common import chosen_cameras
 from vlm4vla.bench.libero import protocol
 from vlm4vla.bench.libero.render import PictureMaker  # first: it sets the OpenGL backend before mujoco loads
 from vlm4vla.bench.libero.simulator import FOLDER, ControlEnv
@@ -37,7 +39,7 @@ class PandaEnv:
                 "spoil each other's pictures without an error: close it before the next is made."
             )
         self.task: str = task
-        self.spec, self.cameras = spec, cameras
+        self.spec, self.cameras, self._shown = spec, cameras, cameras
         suite = SUITE_OF[task]
         np.random.seed(protocol.EVAL_SEED)
         self.wrapper: Any = ControlEnv(
@@ -62,6 +64,10 @@ class PandaEnv:
     @property
     def data(self) -> Any:
         return self.sim.sim.data._data
+
+    def look_at(self, cameras: Collection[str]) -> None:
+        """Pictures of these cameras only, from now on."""
+        self._shown = chosen_cameras(cameras, self.cameras)
 
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Put the start of ``episode`` in place and let it settle; its split and seed alone decide it.
@@ -165,7 +171,7 @@ class PandaEnv:
             self._maker = PictureMaker(self.model, self.cameras)
         position, rotation = self.hand()
         state = np.concatenate([position, axis_angle(rotation), self.fingers()]).astype(np.float32)
-        return Observation(self._maker.pictures(self.model, self.data), self._instruction, state)
+        return Observation(self._maker.pictures(self.model, self.data, self._shown), self._instruction, state)
 
 
 def axis_angle(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

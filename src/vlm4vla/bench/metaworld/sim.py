@@ -1,11 +1,13 @@
 """One live MetaWorld environment. Imports the simulator; env.py loads this file only when it is needed."""
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vlm4vla.bench.common import chosen_cameras
 from vlm4vla.bench.metaworld.protocol import (
     CAMERA_FIELD_OF_VIEW,
     CAMERA_POSITION,
@@ -51,10 +53,15 @@ class SawyerEnv:
 
         self._class = type(f"Fresh{base.__name__}", (base,), {"_initialize_simulation": copied})
         self._maker: PictureMaker | None = None
+        self._looks = True
         self._instruction = ""
         self._sim: Any = None
         self.privileged: npt.NDArray[np.float64] = np.empty(0)
         _live.append(self)
+
+    def look_at(self, cameras: Collection[str]) -> None:
+        """Pictures of these cameras only, from now on; there is but one."""
+        self._looks = bool(chosen_cameras(cameras, [self.camera]))
 
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Put the start of ``episode`` in place; its seed alone decides it."""
@@ -116,9 +123,10 @@ class SawyerEnv:
             model.site(MARKERS[self.task]).rgba[3] = 1.0
 
     def _observe(self) -> Observation:
+        state = self.privileged[:4].astype(np.float32)  # hand position in metres, opening 0 (closed) to 1
+        if not self._looks:
+            return Observation({}, self._instruction, state)
         model, data = self._sim.model, self._sim.data
         if self._maker is None:
             self._maker = PictureMaker(model, self.camera.name, self.camera.height, self.camera.width)
-        picture = self._maker.picture(model, data)
-        state = self.privileged[:4].astype(np.float32)  # hand position in metres, opening 0 (closed) to 1
-        return Observation({self.camera.name: picture}, self._instruction, state)
+        return Observation({self.camera.name: self._maker.picture(model, data)}, self._instruction, state)

@@ -20,6 +20,10 @@ Control = Literal["image-blank", "image-other", "instruction-swapped"]
 """Evaluation-only changes of what a policy gets to see: no picture, another episode's, another task's sentence."""
 
 
+DEFAULT_FORMAT = "lerobot_v3"
+"""Of demonstrations: for benchmarks whose own data have none that is written here, and for studies on any of them."""
+
+
 class BackboneConfig(Config):
     """Which VLM, and how it is run.
 
@@ -205,7 +209,9 @@ class DemosConfig(Config):
 
     bench: str
     tasks: tuple[str, ...] = ()  # empty: all tasks of the benchmark
+    scenes: tuple[str, ...] = ()  # empty: all; only for a benchmark whose starts lie in several scenes
     per_task: Positive
+    format: str | None = None  # a writer of data/writers; null: that of the benchmark's own data, else lerobot_v3
     noise: NotNegative = 0.3  # sd of Gaussian noise on the executed arm action; the label stays clean
     after_success: Count = 4  # steps recorded after the first success
     workers: Positive = 2

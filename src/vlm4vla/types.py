@@ -237,6 +237,8 @@ class Env(Protocol):
     """One live environment of one task. Make, use and close it before the next one is made (one renderer a process).
 
     ``look_at`` names the cameras that observations hold from then on (all at first): a picture costs more than a step.
+    One whose data have a format of their own also has ``vectors() -> {name: numbers}``: what that format stores of a
+    moment beside pictures and state.
     """
 
     def look_at(self, cameras: Collection[str]) -> None: ...
@@ -258,7 +260,9 @@ class Benchmark(Protocol):
 
     Where tasks have step limits of their own it also has ``step_limits`` (task -> steps), and ``step_limit`` is the
     largest of them; ask :func:`step_limit_of`. ``published`` (task -> length of its published evaluation list) and
-    ``describe(episode)`` (a start in plain data) are for ``bench episodes``, where a benchmark has them.
+    ``describe(episode)`` (a start in plain data) are for ``bench episodes``, where a benchmark has them. Demonstrations
+    carry what ``describe`` calls "scene" and "attributes" (texts about the task, for files of its own format).
+    ``data_format`` names the format of its own data, where there is a writer of it.
     """
 
     id: str

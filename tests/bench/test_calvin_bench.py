@@ -14,6 +14,7 @@ from vlm4vla.bench.calvin import env, oracle, protocol, sequences, starts
 from vlm4vla.bench.calvin.env import Benchmark, decides_scores, start_seed
 from vlm4vla.bench.calvin.oracle import RULES, BlockFacts, Facts
 from vlm4vla.bench.calvin.scenes import BLOCKS, BY_NAME
+from vlm4vla.data.formats import calvin_layout as layout
 from vlm4vla.types import SPLITS, EpisodeSpec, UserError
 
 FOLDER = Path(__file__).parents[2].parent / "shared/assets/calvin"
@@ -220,3 +221,11 @@ def test_what_decides_scores_is_pinned_to_the_id():
 def test_every_constant_of_the_protocol_changes_the_digest(monkeypatch, name):
     monkeypatch.setattr(protocol, name, 12345)
     assert digest() != protocol.DIGEST
+
+
+def test_its_numbers_mean_what_those_of_its_data_files_mean():
+    """Benchmark and data rooms do not import each other, so this is stated twice."""
+    bench = Benchmark()
+    assert bench.action_spec.differences(layout.SPECS["relative"]) == []
+    assert bench.cameras == tuple(layout.CAMERAS.values())
+    assert bench.state_names == layout.STATE_NAMES

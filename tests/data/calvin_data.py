@@ -44,7 +44,7 @@ def dataset(
     """A finished split of made-up recordings of the given lengths."""
     out = Writer(root, split=split, section={"benchmark": "made-up"})
     for number, length in enumerate(lengths):
-        out.add(f"{number:04d}", recording(number, length, scenes[number] if scenes else "calvin_scene_D"))
+        out.stage(f"{number:04d}", recording(number, length, scenes[number] if scenes else "calvin_scene_D"))
     out.finish()
     return Reader(root, split=split)
 

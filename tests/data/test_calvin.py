@@ -129,17 +129,17 @@ def test_bytes_do_not_depend_on_order_of_arrival_or_on_a_kill(tmp_path):
     recordings = {f"{n:03d}": recording(n, 2 + n, f"scene_{n % 2}") for n in range(4)}
     straight = Writer(tmp_path / "a", section={"noise": 0.1})
     for key, r in recordings.items():
-        straight.add(key, r)
+        straight.stage(key, r)
     straight.finish()
 
-    Writer(tmp_path / "b", section={"noise": 0.1}).add("002", recordings["002"])
+    Writer(tmp_path / "b", section={"noise": 0.1}).stage("002", recordings["002"])
     (tmp_path / "b/.staging-training/.001.zip.1.part").write_bytes(b"torn")  # what a kill leaves
     (tmp_path / "b/.assembly-training").mkdir()
     (tmp_path / "b/.assembly-training/episode_0000099.npz").write_bytes(b"of a killed finish")
     again = Writer(tmp_path / "b", section={"noise": 0.1})
     assert again.staged() == ["002"] and not again.finished
     for key in ("003", "000", "001"):
-        again.add(key, recordings[key])
+        again.stage(key, recordings[key])
     again.finish()
     assert again.finished and contents(tmp_path / "a") == contents(tmp_path / "b")
     assert Reader(tmp_path / "a").digest() == Reader(tmp_path / "b").digest()
@@ -152,7 +152,7 @@ def test_splits_lie_side_by_side_and_only_chosen_keys_are_joined(tmp_path):
     dataset(tmp_path, (3,))
     out = Writer(tmp_path, split="validation", section={})
     for n in range(3):
-        out.add(str(n), recording(n, 2))
+        out.stage(str(n), recording(n, 2))
     out.finish(["2", "0"])
     reader = Reader(tmp_path, split="validation")
     assert [reader.episode(i).instruction for i in range(len(reader))] == ["push the button 0", "push the button 2"]
@@ -197,9 +197,9 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
 def test_what_the_layout_cannot_hold_is_refused(tmp_path, changes, reason):
     out = Writer(tmp_path, section={})
     with pytest.raises(UserError, match=reason):
-        out.add("0", replace(recording(0, 3), **changes))
+        out.stage("0", replace(recording(0, 3), **changes))
     with pytest.raises(UserError, match="no frames"):
-        out.add("0", recording(0, 0))
+        out.stage("0", recording(0, 0))
     assert out.staged() == []
 
 

@@ -74,9 +74,11 @@ def test_what_is_written_is_read_back(lengths, wrist, size):
 
 def test_the_written_layout_is_that_of_libero(tmp_path):
     episode = recorded(0, 5, ("agentview",))
-    out = writer(tmp_path, attributes={"task-0": {"env_name": "Toy", "problem_info": '{"problem_name": "toy"}'}})
+    attributes = {"env_name": "Toy", "problem_info": '{"problem_name": "toy"}'}
+    episode = replace(episode, info={**episode.info, "attributes": attributes})
+    out = writer(tmp_path)
     states = np.arange(10.0).reshape(5, 2)
-    out.add("0", episode, {"states": states, "obs/joint_states": np.zeros((5, 7))})
+    out.add("0", episode, {"states": states, "obs/joint_states": np.zeros((6, 7))})
     with pytest.raises(UserError, match="not finished"):
         Reader(tmp_path)
     out.finish()

@@ -74,7 +74,7 @@ def test_relative_actions_follow_from_recorded_states(tmp_path, name):
     _, states = golden(name)
     states = states[:41]
     out = Writer(tmp_path, section={})
-    out.add("0", recording(0, len(states) - 1, states=states))
+    out.stage("0", recording(0, len(states) - 1, states=states))
     out.finish()
     reader = Reader(tmp_path)
     vectors = reader.vectors(0)

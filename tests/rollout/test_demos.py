@@ -80,6 +80,8 @@ class ToyPool:
                     "images": {"top": draw.integers(0, 256, (length, 6, 6, 3), dtype=np.uint8)} if good else {},
                     "states": draw.normal(size=(length, 1)).astype(np.float32),
                     "actions": draw.uniform(-1, 1, (length, 1)).astype(np.float32),
+                    "executed": np.zeros((length, 1), np.float32),
+                    "vectors": {},
                     "successes": np.arange(length) == (1 if good else -1),
                 },
             )

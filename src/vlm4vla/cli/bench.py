@@ -31,10 +31,12 @@ def declare(verbs: Any) -> None:
     replay.add_argument("name")
     replay.add_argument("files", nargs="+", type=Path, metavar="FILE")
     replay.add_argument("--json", action="store_true")
-    text = "demonstrations of the scripted expert, as a LeRobot v3 data set"
+    text = "demonstrations of the scripted expert, as a data set"
     demos = add_verb(group, "demos", _bench_demos, text, overrides=True)
     demos.add_argument("name", help="a benchmark, or a YAML file of all settings")
     demos.add_argument("--tasks", nargs="*", default=None, help="default: all")
+    demos.add_argument("--scenes", type=lambda text: text.split(","), default=None, metavar="A,B", help="default: all")
+    demos.add_argument("--format", default=None, help="default: that of the benchmark's own data, else lerobot_v3")
     demos.add_argument("--per-task", type=int, default=None, help="successful episodes of each task")
     demos.add_argument("--out", type=Path, default=None)
     demos.epilog = "Further settings follow as --noise SD --workers N --after_success STEPS."
@@ -104,7 +106,7 @@ def _bench_demos(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla.rollout import demos
     from vlm4vla.schemas import DemosConfig
 
-    given = {"tasks": a.tasks, "per_task": a.per_task, "out": a.out}
+    given = {"tasks": a.tasks, "scenes": a.scenes, "format": a.format, "per_task": a.per_task, "out": a.out}
     values = {key: value for key, value in given.items() if value is not None}
     if a.name.endswith((".yaml", ".yml")):
         settings = config.load(DemosConfig, Path(a.name), rest, **values)

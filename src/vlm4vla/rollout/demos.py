@@ -1,10 +1,9 @@
-"""Demonstrations: a benchmark's scripted expert on its train starts, recorded as a LeRobot data set.
+"""Demonstrations: a benchmark's scripted expert on its train starts, as a LeRobot data set or in its own data's layout.
 
-``out`` holds the data set (``meta/``, ``data/``), ``run.json``, ``skipped.jsonl`` (starts on which the expert failed)
+``out`` holds the data set, ``run.json``, ``skipped.jsonl`` (starts on which the expert failed)
 and the workers' log. A killed run goes on where it stopped; a finished one returns at once.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,14 +14,11 @@ import numpy as np
 
 from vlm4vla import records, registry
 from vlm4vla.data.base import RawEpisode
-from vlm4vla.data.formats import lerobot_layout as layout
 from vlm4vla.data.progress import bar
-from vlm4vla.data.readers.lerobot_v3 import Reader
-from vlm4vla.data.writers.lerobot_v3 import Writer
 from vlm4vla.records import Record, RunRecord
 from vlm4vla.rollout import attempt
 from vlm4vla.rollout.jobs import chosen_tasks
-from vlm4vla.schemas import DemosConfig
+from vlm4vla.schemas import DEFAULT_FORMAT, DemosConfig
 from vlm4vla.types import Benchmark, EpisodeSpec, RunFailed, UserError, refuse
 
 if TYPE_CHECKING:
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("vlm4vla", "numpy", "pillow", "pyarrow", "datasets", "msgpack")
 _MAX_STARTS = 4  # starts tried per wanted demonstration, before the expert is blamed
+_SEARCH = 16  # starts looked at per wanted one, where only some scenes are wanted
 _Start = tuple[str, int]
 
 
@@ -53,6 +50,8 @@ def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | Non
     fails too often, DemosFailed when workers failed for good.
     """
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
+    if config.format is None:
+        config = config.model_copy(update={"format": getattr(bench, "data_format", DEFAULT_FORMAT)})
     tasks = chosen_tasks(config.tasks, bench)
     with records.locked(config.out):
         return _record(config, bench, tasks, progress, pool_factory)
@@ -69,7 +68,8 @@ def _record(
     run = attempt.begin(config.out, attempt.draft("demos", config, bench.id, {}, _PACKAGES))
     if run.finished is not None:
         return run
-    writer = Writer(
+    assert config.format is not None
+    writer = registry.find("data.writers", config.format).Writer(
         config.out,
         action_spec=bench.action_spec,
         cameras=bench.cameras,
@@ -85,7 +85,7 @@ def _record(
         writer.finish(todo.kept())
     else:  # an attempt that was killed after the data set was whole: at most its leftovers are to be removed
         writer.finish()
-    facts = run.facts | _facts(config, bench, tasks)
+    facts = run.facts | _facts(config, bench, tasks, writer)
     wall_s = round(time.monotonic() - began, 3)
     run = run.model_copy(update={"facts": facts, "finished": attempt.now(), "wall_s": wall_s})
     records.write_one(config.out / "run.json", run)
@@ -95,7 +95,7 @@ def _record(
 class _Todo:
     """Which starts are judged, and which have to be tried next."""
 
-    def __init__(self, config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...], writer: Writer) -> None:
+    def __init__(self, config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...], writer: Any) -> None:
         self._config, self._bench, self._tasks = config, bench, tasks
         self._places = {task: place for place, task in enumerate(tasks)}
         self._writer = writer
@@ -116,7 +116,7 @@ class _Todo:
         out: list[EpisodeSpec] = []
         per_task = self._config.per_task
         for task in self._tasks:
-            starts = self._bench.episodes("train", task, per_task * _MAX_STARTS)
+            starts = self._starts(task)
             wanted = per_task
             for spec in starts:
                 if not wanted:
@@ -135,6 +135,28 @@ class _Todo:
                 )
         return out
 
+    def _starts(self, task: str) -> list[EpisodeSpec]:
+        """The train starts that may be tried: the first ones of the list, or the first ones in the wanted scenes."""
+        count = self._config.per_task * _MAX_STARTS
+        if not self._config.scenes:
+            return list(self._bench.episodes("train", task, count))
+        found: list[EpisodeSpec] = []
+        seen: set[str] = set()
+        for spec in self._bench.episodes("train", task, count * _SEARCH):
+            scene = _told(self._bench, spec)["scene"]
+            seen.add(scene)
+            if scene in self._config.scenes and len(found) < count:
+                found.append(spec)
+        for scene in self._config.scenes:
+            if scene not in seen:
+                raise refuse(
+                    f"No train start of {task!r} lies in scene {scene!r}",
+                    given=scene,
+                    possible=sorted(seen),
+                    todo="Choose among these scenes.",
+                )
+        return found
+
     def add(self, spec: EpisodeSpec, result: Mapping[str, Any]) -> bool:
         """Store one judged start; True when it is a demonstration."""
         start = (spec.task, spec.index)
@@ -149,9 +171,12 @@ class _Todo:
             states=np.asarray(result["states"], np.float32) if self._bench.state_names else None,
             task=spec.task,
             source=spec.index,
-            info={"seed": spec.seed, "first_success": int(np.argmax(result["successes"]))},
+            info={"seed": spec.seed, "first_success": int(np.argmax(result["successes"]))} | _told(self._bench, spec),
         )
-        self._writer.add(self.key(start), episode)
+        vectors = dict(result["vectors"])
+        if vectors:
+            vectors["executed_actions"] = result["executed"]
+        self._writer.add(self.key(start), episode, vectors)
         self._staged.add(self.key(start))
         return True
 
@@ -207,18 +232,26 @@ def _section(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...]) -> d
         "success_rule": bench.success_rule,
         "tasks": list(tasks),
         "per_task": config.per_task,
+        **({"scenes": list(config.scenes)} if config.scenes else {}),
         "expert": {"noise": config.noise, "after_success": config.after_success},
     }
 
 
-def _facts(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...]) -> dict[str, Any]:
-    info = json.loads((config.out / layout.INFO).read_text())
+def _told(bench: Benchmark, spec: EpisodeSpec) -> dict[str, Any]:
+    """What the benchmark tells of a start that belongs into data sets."""
+    describe = getattr(bench, "describe", None)
+    told: dict[str, Any] = describe(spec) if describe is not None else {}
+    return {name: told[name] for name in ("scene", "attributes") if name in told}
+
+
+def _facts(config: DemosConfig, bench: Benchmark, tasks: tuple[str, ...], writer: Any) -> dict[str, Any]:
+    episodes, frames = writer.counts()
     skipped = Counter(s.task for s in records.read_all(config.out / "skipped.jsonl", SkippedStart))
     return {
         "benchmark": bench.id,
-        "digest": Reader(config.out).digest(),
-        "episodes": info["total_episodes"],
-        "frames": info["total_frames"],
+        "digest": registry.find("data.readers", str(config.format)).Reader(config.out).digest(),
+        "episodes": episodes,
+        "frames": frames,
         "skipped": {task: skipped[task] for task in tasks},
     }
 

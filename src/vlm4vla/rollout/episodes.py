@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vlm4vla.rollout.asking import Chooser
 from vlm4vla.rollout.names import CONTROLS, IMAGE_BLANK, IMAGE_OTHER, INSTRUCTION_SWAPPED
@@ -120,6 +121,8 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
 
     Gaussian noise of sd ``noise`` is added to the arm dimensions and clipped to their limits. Recording goes on for
     ``after_success`` steps after the first success. An episode without success comes back without pictures.
+    ``vectors``: what the simulator's own data format wants to know, where it has one (``Env.vectors``), of every frame
+    and of the moment after the last action: N + 1 rows.
     """
     episode, noise, after = EpisodeSpec.from_dict(job["episode"]), float(job["noise"]), int(job["after_success"])
     spec, expert = bench.action_spec, bench.expert(env)
@@ -128,7 +131,10 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     random = np.random.default_rng(np.random.SeedSequence(episode.seed))
     seen: list[Observation] = []
     labels: list[Vector] = []
+    executed: list[Vector] = []
     successes: list[bool] = []
+    vectors: list[Mapping[str, npt.NDArray[Any]]] = []
+    own: Callable[[], Mapping[str, npt.NDArray[Any]]] = getattr(env, "vectors", dict)
     env.look_at([camera.name for camera in bench.cameras])
     result = env.reset(episode)
     expert.reset(episode)
@@ -136,14 +142,17 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     while len(labels) < end:
         assert result.observation is not None
         label = spec.check(expert.act())
-        executed = label.copy()
-        executed[arm] += random.normal(0.0, noise, len(arm)).astype(np.float32)
+        noisy = label.copy()
+        noisy[arm] += random.normal(0.0, noise, len(arm)).astype(np.float32)
         seen.append(result.observation)
         labels.append(label)
-        result = env.step(np.clip(executed, low, high), render=True)
+        executed.append(np.clip(noisy, low, high))
+        vectors.append(own())
+        result = env.step(executed[-1], render=True)
         if result.success and not any(successes):
             end = len(labels) + after
         successes.append(result.success)
+    vectors.append(own())
     success = any(successes)
     cameras = [c.name for c in bench.cameras] if success else []
     return {
@@ -151,6 +160,8 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
         "images": {name: np.stack([o.images[name] for o in seen]) for name in cameras},
         "states": np.stack([_state(o) for o in seen]),
         "actions": np.stack(labels),
+        "executed": np.stack(executed),
+        "vectors": {name: np.stack([v[name] for v in vectors]) for name in vectors[0]},
         "successes": np.array(successes),
     }
 

@@ -60,7 +60,7 @@ class Study:
         self._stage("demos", execute.with_config(["bench", "demos"], demos, demos.out))
         for size in sorted({cell.train.policy.backbone.view for cell in cells.cells(self.config, self.out)}):
             store = cells.store_folder(self.config, self.out, size)
-            words = ["data", "build", str(demos.out), "--format", "lerobot_v3", "--out", str(store)]
+            words = ["data", "build", str(demos.out), "--format", str(demos.format), "--out", str(store)]
             self._stage("store", [*words, "--image-size", str(size), "--encoding", self.config.encoding])
         for reference in cells.references(self.config, self.out):
             self._stage("references", execute.with_config(["eval"], reference, reference.out))

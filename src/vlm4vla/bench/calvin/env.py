@@ -7,7 +7,6 @@ reasons, the sources and the measurements.
 import hashlib
 import os
 import platform
-import re
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlm4vla.bench import assets, common
-from vlm4vla.bench.calvin import oracle, protocol, scenes, sequences, starts
+from vlm4vla.bench.calvin import language, oracle, protocol, scenes, sequences, starts
+from vlm4vla.bench.calvin.language import sentences
 from vlm4vla.bench.calvin.protocol import ID
 from vlm4vla.bench.calvin.starts import CHAIN, SINGLE
 from vlm4vla.bench.common import constants, needs_simulator
@@ -37,10 +37,8 @@ from vlm4vla.types import (
 VARIANT = "VLM4VLA_CALVIN_ENV"
 """Name of the variable that chooses between the two versions of the original environment in use."""
 CURRENT, PINNED = "797142c", "1431a46"
-_SENTENCES = "calvin_models/conf/annotations/new_playtable_validation.yaml"
 _DATA = "calvin_env/data"
 _UNUSED = ("panda_digit.urdf", "digit.STL")  # of another robot; not in every copy of the assets
-_ANGLES = ("roll", "pitch", "yaw")
 
 
 class Benchmark:
@@ -48,8 +46,8 @@ class Benchmark:
 
     action_spec = ActionSpec(
         dimensions=(
-            *(Dimension(f"d{axis}", "0.02 m of the tool's target", "delta", "world", -1.0, 1.0) for axis in "xyz"),
-            *(Dimension(f"d{a}", "0.05 rad of the tool's target", "delta", "world", -1.0, 1.0) for a in _ANGLES),
+            *(Dimension(f"d{axis}", "0.02 m", "delta", "world", -1.0, 1.0) for axis in "xyz"),
+            *(Dimension(f"deuler_{axis}", "0.05 rad", "delta", "world", -1.0, 1.0) for axis in "xyz"),
             Dimension("gripper", "+1 open, -1 close", "gripper", "gripper", -1.0, 1.0),
         ),
         rotation="euler_xyz",
@@ -60,15 +58,16 @@ class Benchmark:
         CameraSpec(protocol.GRIPPER, protocol.GRIPPER_PICTURE, protocol.GRIPPER_PICTURE),
     )
     state_names = (
-        *(f"tool_{axis}_m" for axis in "xyz"),
-        *(f"tool_{angle}_rad" for angle in _ANGLES),
-        "opening_m",
-        *(f"joint_{i}_rad" for i in range(1, 8)),
+        *(f"tcp_{axis}_m" for axis in "xyz"),
+        *(f"tcp_euler_{axis}_rad" for axis in "xyz"),
+        "gripper_width_m",
+        *(f"joint_{i}_rad" for i in range(7)),
         "gripper_action",
     )
     step_limit = protocol.SUBTASKS * protocol.SUBTASK_STEPS
     success_rule = protocol.SUCCESS_RULE
     step_limits: ClassVar[dict[str, int]] = {CHAIN: step_limit} | dict.fromkeys(SINGLE, protocol.SUBTASK_STEPS)
+    data_format = "calvin"
     published: ClassVar[dict[str, int]] = {CHAIN: sequences.COUNT}
 
     def __init__(self) -> None:
@@ -90,17 +89,21 @@ class Benchmark:
         return sentences()[task]
 
     def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
-        """The first ``count`` starts of a split; a longer list begins with the shorter one. 1000 chains at most."""
+        """The first ``count`` starts of a split; a longer list begins with the shorter one. 1000 chains at most.
+
+        Train starts are told one of the official training paraphrases, the others the sentence of the evaluation.
+        """
         if split not in SPLITS:
             raise refuse(f"Unknown split {split!r}", given=split, possible=SPLITS, todo="Use one of these.")
         if _known(task) != CHAIN:
-            sentence = self.instruction(task)
+            told = language.paraphrases()[task] if split == "train" else (self.instruction(task),)
+            seeds = [start_seed(split, task, i) for i in range(count)]
             return tuple(
-                EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), sentence) for i in range(count)
+                EpisodeSpec(self.id, split, task, i, seed, told[seed % len(told)]) for i, seed in enumerate(seeds)
             )
-        told = sentences()
+        first = sentences()
         return tuple(
-            EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), told[sequences.sequence(split, i)[1][0]])
+            EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), first[sequences.sequence(split, i)[1][0]])
             for i in range(min(count, sequences.COUNT))
         )
 
@@ -155,20 +158,6 @@ class Benchmark:
         return found
 
 
-@cache
-def sentences() -> dict[str, str]:
-    """Task -> the sentence that the robot is told in the evaluation, read from the assets."""
-    text = (assets.folder("calvin") / _SENTENCES).read_text()
-    found = {m[1]: m[2] for m in re.finditer(r'^(\w+): *\[ *"(.*)" *\]', text, re.MULTILINE)}
-    if set(found) != set(sequences.TASKS):
-        raise refuse(
-            f"{_SENTENCES} has sentences for {len(found)} tasks",
-            possible=f"one sentence for each of the {len(sequences.TASKS)} tasks",
-            todo="Restore the file: `vlm4vla bench install calvin --assets FOLDER`.",
-        )
-    return found
-
-
 def start_seed(split: Split, task: str, index: int) -> int:
     """Seed of a start (see ``bench.common``); the eval chains are the published list, by index."""
     return common.start_seed(protocol.SEED_ENTROPY, split, task, index)
@@ -209,7 +198,9 @@ def _assets_digest() -> str:
     """Over names and bytes of everything that scenes, robot and sentences are read from."""
     folder = assets.folder("calvin")
     digest = hashlib.sha256()
-    for path in sorted([*(folder / _DATA).rglob("*"), folder / _SENTENCES]):
+    for path in sorted(
+        [*(folder / _DATA).rglob("*"), *(folder / name for name in (language.EVALUATION, language.TRAINING))]
+    ):
         if path.is_file() and path.suffix.lower() not in (".sldprt", ".sldasm") and path.name not in _UNUSED:
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -72,12 +72,13 @@ def _compare(recording: dict[str, Any], world: World) -> dict[str, Any]:
 
 def _pictures(recording: dict[str, Any], world: World, when: str) -> dict[str, float]:
     """Mean difference in grey levels of every picture that was recorded then."""
-    wanted = tuple(camera for camera in (protocol.STATIC, protocol.GRIPPER) if f"{camera}_{when}" in recording)
+    wanted = tuple(camera for camera in (protocol.STATIC, protocol.GRIPPER) if f"rgb_{camera}_{when}" in recording)
     if not wanted:
         return {}
     data = assets.folder("calvin") / "calvin_env/data"
     drawn = painter(data).draw(world, wanted, static_near=_OFFICIAL_NEAR)
-    return {f"{camera}_{when}": _difference(drawn[camera], recording[f"{camera}_{when}"]) for camera in wanted}
+    names = {camera: f"rgb_{camera}_{when}" for camera in wanted}
+    return {name: _difference(drawn[camera], recording[name]) for camera, name in names.items()}
 
 
 def _difference(a: Image, b: Image) -> float:

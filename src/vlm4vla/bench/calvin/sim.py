@@ -9,11 +9,13 @@ import numpy.typing as npt
 from vlm4vla.bench.calvin import protocol, starts
 from vlm4vla.bench.calvin.oracle import RULES, Facts
 from vlm4vla.bench.calvin.render import painter
+from vlm4vla.bench.calvin.scripts import play_until_held
 from vlm4vla.bench.calvin.world import World
 from vlm4vla.bench.common import chosen_cameras
 from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
 
 _live: list["TableEnv"] = []  # at most one
+_ATTEMPTS = 20  # starts drawn at most; none needed more than two (README)
 
 
 class TableEnv:
@@ -39,6 +41,7 @@ class TableEnv:
         self._cameras, self._shown = cameras, cameras
         self.world = World(data, forgets_led)
         self._tasks: tuple[str, ...] = ()
+        self._told: dict[str, str] = {}
         self._began: Facts | None = None
         _live.append(self)
 
@@ -55,11 +58,20 @@ class TableEnv:
                 possible=[self.task],
                 todo="Make an environment of that task (one at a time in a process).",
             )
-        start = starts.of(episode)
-        self.world.build(start.scene, start.robot_obs, start.scene_obs)
+        start = self._build(episode)
         self._tasks, self._solved, self._spent = start.tasks, 0, 0
+        self._told = {} if self.task == starts.CHAIN else {self.task: episode.instruction}
         self._began = self.world.facts()
         return StepResult(False, self._observe() if render else None, completed=self._completed)
+
+    def _build(self, episode: EpisodeSpec) -> starts.Start:
+        """The world of the first drawn start whose prelude, if it has one, ends with the block in the hand."""
+        for attempt in range(_ATTEMPTS):
+            start = starts.of(episode, attempt)
+            self.world.build(start.scene, start.robot_obs, start.scene_obs)
+            if start.prelude is None or play_until_held(self.world, start.prelude):
+                return start
+        raise RuntimeError(f"The block is not in the hand after {_ATTEMPTS} starts drawn for {episode}.")
 
     @property
     def subtask(self) -> str:
@@ -97,6 +109,10 @@ class TableEnv:
         targets = (world.target_position, world.target_angles, [self._solved, self._spent])
         return np.concatenate([world.robot_obs(), world.scene_obs(), world.velocities(), *targets])
 
+    def vectors(self) -> dict[str, npt.NDArray[np.float64]]:
+        """What CALVIN's own data store of a moment: robot_obs (15) and scene_obs (24)."""
+        return {"robot_obs": self.world.robot_obs(), "scene_obs": self.world.scene_obs()}
+
     def close(self) -> None:
         self.world.close()
         if self in _live:
@@ -109,4 +125,4 @@ class TableEnv:
     def _observe(self) -> Observation:
         pictures = painter(self._data).draw(self.world, tuple(camera.name for camera in self._shown))
         state = self.world.robot_obs().astype(np.float32)
-        return Observation(pictures, self._sentences[self.subtask], state)
+        return Observation(pictures, (self._told or self._sentences)[self.subtask], state)

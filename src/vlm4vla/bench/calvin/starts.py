@@ -4,7 +4,6 @@ Chains begin as the official evaluation does (calvin @fa03f01f, calvin_agent/eva
 tasks are this benchmark's own: the official one has none.
 """
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +14,15 @@ from vlm4vla.bench.calvin.scenes import BLOCKS, BY_NAME, Array, Scene
 from vlm4vla.types import EpisodeSpec, Split, refuse
 
 CHAIN = "chain"
-SINGLE = tuple(task for task in RULES if re.match(r"rotate|push|move|open|close|turn|lift|unstack", task))
+SINGLE = tuple(RULES)
 """Tasks that have starts of their own, and a script of the expert."""
+HELD_FROM = {
+    "place_in_slider": ("table", "drawer"),
+    "place_in_drawer": ("table", "slider"),
+    "stack_block": ("table", "slider", "drawer"),
+}
+"""Tasks that begin with a block in the hand -> where it may come from. Not from where it is to be placed: a hand that
+opens would do that."""
 SCENES_OF: dict[Split, tuple[str, ...]] = {"train": ("A", "B", "C"), "dev": ("D",), "eval": ("D",)}  # of single tasks
 
 _TOOL = (0.02586889, -0.2313129, 0.5712808, 3.09045411, -0.02908596, 1.50013585)
@@ -44,12 +50,16 @@ _IN_DRAWER_Z, _BLOCK_HEIGHT = 0.341, 0.04
 
 @dataclass(frozen=True)
 class Start:
-    """``robot_obs`` (15), ``scene_obs`` (24) in the scene's order of blocks; ``tasks`` are to be solved in order."""
+    """``robot_obs`` (15), ``scene_obs`` (24) in the scene's order of blocks; ``tasks`` are to be solved in order.
+
+    ``prelude``: the task of lifting that is played from this state before the first of ``tasks`` begins, or null.
+    """
 
     scene: str
     robot_obs: Array
     scene_obs: Array
     tasks: tuple[str, ...]
+    prelude: str | None = None
 
 
 def fnv1_32(text: str) -> int:
@@ -60,8 +70,11 @@ def fnv1_32(text: str) -> int:
     return value
 
 
-def of(episode: EpisodeSpec) -> Start:
-    """The start of an episode; refuses a sequence that does not exist."""
+def of(episode: EpisodeSpec, attempt: int = 0) -> Start:
+    """The start of an episode; refuses a sequence that does not exist.
+
+    ``attempt`` counts the draws of a start with a prelude: the next one is taken where the prelude fails.
+    """
     if episode.task == CHAIN:
         if not 0 <= episode.index < sequences.COUNT:
             raise refuse(
@@ -76,7 +89,8 @@ def of(episode: EpisodeSpec) -> Start:
     random = np.random.default_rng(episode.seed)
     scenes = SCENES_OF[episode.split]
     scene = BY_NAME[scenes[random.integers(len(scenes))]]
-    return Start(scene.name, np.array(ROBOT), _random_scene(scene, episode.task, random), (episode.task,))
+    drawn = [_draw(scene, episode.task, random) for _ in range(attempt + 1)]
+    return drawn[attempt]
 
 
 def official_scene(state: sequences.State, seed: int) -> Array:
@@ -103,8 +117,20 @@ def official_scene(state: sequences.State, seed: int) -> Array:
     return scene
 
 
-def _random_scene(scene: Scene, task: str, random: np.random.Generator) -> Array:
-    """``scene_obs`` (24) in which ``task`` can be done: its block on the table, the others there or on the shelf."""
+def _draw(scene: Scene, task: str, random: np.random.Generator) -> Start:
+    """A start of a single task; it begins with lifting a block where the task needs one in the hand."""
+    if task not in HELD_FROM:
+        return Start(scene.name, np.array(ROBOT), _random_scene(scene, task, task, random), (task,))
+    colour = str(random.choice(BLOCKS)).removeprefix("block_")
+    lift = f"lift_{colour}_block_{random.choice(HELD_FROM[task])}"
+    return Start(scene.name, np.array(ROBOT), _random_scene(scene, lift, task, random), (task,), lift)
+
+
+def _random_scene(scene: Scene, task: str, goal: str, random: np.random.Generator) -> Array:
+    """``scene_obs`` (24) in which ``task`` can be done: its block on the table, the others there or on the shelf.
+
+    ``goal``: the task that follows it, or itself.
+    """
     state = {name: bool(random.integers(2)) for name in ("slider", "drawer", "lightbulb", "led")}
     state |= {
         "move_slider_left": {"slider": False},
@@ -115,19 +141,19 @@ def _random_scene(scene: Scene, task: str, random: np.random.Generator) -> Array
         "turn_off_lightbulb": {"lightbulb": True},
         "turn_on_led": {"led": False},
         "turn_off_led": {"led": True},
-    }.get(task, {"drawer": True} if task.endswith("_drawer") else {})
+    }.get(task, {"drawer": True} if task.endswith("_drawer") or goal.endswith("_drawer") else {})
     out = np.zeros(24)
     out[0] = _DOOR_END[scene.name] * state["slider"]
     out[1] = _DRAWER_OPEN * state["drawer"]
     out[3] = _SWITCH_ON * state["lightbulb"]
     out[4:6] = state["lightbulb"], state["led"]
     open_end = "slider_right" if state["slider"] else "slider_left"
-    for block, position in _places(scene, task, open_end, random).items():
+    for block, position in _places(scene, task, goal, open_end, random).items():
         out[scene.place(block)] = [*position, 0, 0, random.uniform(*_YAW)]
     return out
 
 
-def _places(scene: Scene, task: str, open_end: str, random: np.random.Generator) -> dict[str, Array]:
+def _places(scene: Scene, task: str, goal: str, open_end: str, random: np.random.Generator) -> dict[str, Array]:
     """Position (3) of every block. ``open_end``: of the shelf, the one that the door does not hide."""
     kind, *words = task.split("_")
     order = [str(b) for b in random.permutation(BLOCKS)]
@@ -148,9 +174,12 @@ def _places(scene: Scene, task: str, open_end: str, random: np.random.Generator)
     elif kind == "lift" and words[-1] == "drawer":
         x, y = random.uniform((_DRAWER_X[scene.name] - 0.1, -0.32), (_DRAWER_X[scene.name] + 0.1, -0.28))
         out[order.pop(0)] = np.array([x, y, _IN_DRAWER_Z])
+        on_table += goal in HELD_FROM  # where one lies at least, besides that in the drawer
     elif kind == "lift" and words[-1] == "slider":
         ends.sort(key=lambda end: end == open_end)
         on_table = 0
+    if goal == "place_in_slider":  # the open end stays free
+        ends.sort(key=lambda end: end != open_end)
     for block in order:
         found = None
         if task == "unstack_block" and len(out) == 1:

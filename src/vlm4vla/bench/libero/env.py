@@ -57,6 +57,8 @@ class Benchmark:
     step_limit = max(protocol.STEP_LIMITS.values())
     success_rule = protocol.SUCCESS_RULE
 
+    data_format = "libero_hdf5"
+
     @property
     def step_limits(self) -> dict[str, int]:
         return {task: protocol.STEP_LIMITS[suite] for task, suite in SUITE_OF.items()}
@@ -74,6 +76,11 @@ class Benchmark:
         told = self.instruction(task)
         there = min(count, protocol.EVAL_STARTS) if split == "eval" else count
         return tuple(EpisodeSpec(ID, split, task, i, start_seed(split, task, i), told) for i in range(there))
+
+    def describe(self, episode: EpisodeSpec) -> dict[str, Any]:
+        """The suite of a start, and what LIBERO's own files say about its task."""
+        suite = SUITE_OF[_known(episode.task)]
+        return {"suite": suite, "attributes": {"bddl_file_name": f"{suite}/{episode.task}.bddl"}}
 
     def make(self, task: str) -> Env:
         """A live environment. Close it before the next one is made in this process.

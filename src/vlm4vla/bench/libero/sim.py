@@ -115,6 +115,17 @@ class PandaEnv:
         fixed = (self.model.body_pos, self.model.body_quat)
         return np.concatenate([np.ravel(part) for part in (*parts, *fixed)])
 
+    def vectors(self) -> dict[str, npt.NDArray[np.float64]]:
+        """What LIBERO's own files store of a moment: states (time, positions, velocities), robot_states (fingers, place
+        and quaternion xyzw of the hand), joints of the arm (7)."""
+        robot = self.sim.robots[0]
+        hand = self.data.xquat[self.model.body(robot.robot_model.eef_name).id]
+        return {
+            "states": np.concatenate([[self.data.time], self.data.qpos, self.data.qvel]),
+            "robot_states": np.concatenate([self.fingers(), self.hand()[0], np.roll(hand, -1)]),
+            "obs/joint_states": np.array(self.data.qpos[robot._ref_joint_pos_indexes]),
+        }
+
     def objects(self) -> dict[str, npt.NDArray[np.float64]]:
         """World positions (3,) of the movable objects by the simulator's names."""
         return {name: self.data.xpos[self.sim.obj_body_id[name]].copy() for name in self.sim.objects_dict}

@@ -24,6 +24,7 @@ ANNOTATIONS = "lang_annotations/auto_lang_ann.npy"
 RECORDINGS = "ep_start_end_ids.npy"
 LENGTHS = "ep_lens.npy"
 SCENES = "scene_info.npy"
+SCENE = "calvin_scene_"  # before a scene's letter
 STATISTICS = "statistics.yaml"
 CONTROL_HZ = 30.0
 

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from vlm4vla.data.base import Frames
+from vlm4vla.data.base import Frames, RawEpisode
 from vlm4vla.data.formats import calvin_layout as layout
-from vlm4vla.data.formats.calvin_rule import relative_actions
+from vlm4vla.data.formats.calvin_rule import reached, relative_actions
 from vlm4vla.records import disk_error, write_atomic
-from vlm4vla.types import refuse
+from vlm4vla.types import ActionSpec, CameraSpec, refuse
 
 SETTINGS = "vlm4vla.json"  # what only we know; other tools do not look at it
 _VERSION = 1
@@ -61,9 +61,28 @@ class Writer:
     Refuses a folder that holds the split with other settings, finished or staged, or of somebody else.
     """
 
-    def __init__(self, root: Path, *, split: str = "training", section: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        action_spec: ActionSpec = layout.SPECS["relative"],
+        cameras: tuple[CameraSpec, ...] = tuple(layout.CAMERAS.values()),
+        state_names: tuple[str, ...] = layout.STATE_NAMES,
+        split: str = "training",
+        section: Mapping[str, Any],
+    ) -> None:
         if split not in layout.SPLITS:
             raise refuse(f"Unknown split {split!r}", given=split, possible=layout.SPLITS, todo="Choose one of these.")
+        found = action_spec.differences(layout.SPECS["relative"])
+        found += [f"camera {c}" for c in cameras if c not in layout.CAMERAS.values()]
+        if state_names != layout.STATE_NAMES:
+            found.append(f"state {', '.join(state_names)}")
+        if found:
+            raise refuse(
+                f"CALVIN's layout has no place for {'; '.join(found)}",
+                possible=f"its own relative actions, cameras {', '.join(layout.CAMERAS)} and state",
+                todo="Write the data set with the format lerobot_v3.",
+            )
         self.root, self.folder = root, root / split
         self._staging, self._work = root / f".staging-{split}", root / f".assembly-{split}"
         self._settings = json.loads(json.dumps({"version": _VERSION, "split": split, "section": dict(section)}))
@@ -89,7 +108,30 @@ class Writer:
         """Sorted keys of the recordings that are safely on disk and wait for :meth:`finish`."""
         return sorted(f.stem for f in self._staging.glob("*.zip"))
 
-    def add(self, key: str, recording: Recording) -> None:
+    def counts(self) -> tuple[int, int]:
+        """Recordings and frames of the finished data set."""
+        lengths = np.load(self.folder / layout.LENGTHS, allow_pickle=False)
+        return len(lengths), int(lengths.sum())
+
+    def add(self, key: str, episode: RawEpisode, vectors: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Stage an episode of N frames. ``vectors``: "robot_obs" (N + 1, 15) and "scene_obs" (N + 1, 24), one more
+        than there are frames: the last one is where the last action led. ``episode.info`` names the "scene".
+
+        As in the official files, actions are the poses that were reached, and not what the expert asked for.
+        """
+        robot, scene = (np.asarray(vectors[name], np.float64) for name in (layout.STATE, layout.SCENE_STATE))
+        recording = Recording(
+            instruction=episode.instruction,
+            task=episode.task,
+            scene=layout.SCENE + str(episode.info["scene"]),
+            images=episode.images,
+            actions=reached(robot),
+            robot_obs=robot[:-1],
+            scene_obs=scene[:-1],
+        )
+        self.stage(key, recording)
+
+    def stage(self, key: str, recording: Recording) -> None:
         """Stage one recording under a key (a file name). Atomic. Refuses what the layout cannot hold."""
         vectors = _vectors(recording)
         buffer = io.BytesIO()

@@ -87,8 +87,16 @@ class Writer:
         """Sorted keys of the episodes that are safely on disk and wait for :meth:`finish`."""
         return sorted(f.stem for f in self._staging.glob("*.parquet"))
 
-    def add(self, key: str, episode: RawEpisode) -> None:
-        """Stage one episode under a key (a file name; the final order is that of the keys). Atomic."""
+    def counts(self) -> tuple[int, int]:
+        """Episodes and frames of the finished data set."""
+        info = json.loads((self.root / layout.INFO).read_text())
+        return info["total_episodes"], info["total_frames"]
+
+    def add(self, key: str, episode: RawEpisode, _numbers: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
+        """Stage one episode under a key (a file name; the final order is that of the keys). Atomic.
+
+        A simulator's own vectors have no place in this format.
+        """
         check_episode(episode, self._spec, self._cameras, self._state_names)
         arrays: dict[str, pa.Array] = {}
         histograms: dict[str, list[list[int]]] = {}

@@ -5,7 +5,6 @@ Layout and senses: see ``data.libero_layout``. A finished episode is one staged 
 place. A folder with ``.staging`` is not finished.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -24,7 +23,8 @@ from vlm4vla.data.formats import libero_layout as layout
 from vlm4vla.records import disk_error, write_atomic
 from vlm4vla.types import ActionSpec, CameraSpec, refuse
 
-_MORE = ("states", "robot_states", "obs/joint_states", "obs/ee_states", "obs/gripper_states")
+_MORE = ("states", "robot_states", "obs/joint_states", "obs/ee_states", "obs/gripper_states", "executed_actions")
+"""Places of further arrays. ``executed_actions`` is ours: what a noisy expert did, where ``actions`` are its labels."""
 
 
 class Writer:
@@ -32,8 +32,7 @@ class Writer:
 
     The action spec must be ``libero_layout.SPEC``, cameras those of ``libero_layout.CAMERAS``, state names those of
     ``libero_layout.state_names`` of some vectors: the layout has no place for others. ``section`` is plain JSON data
-    that travels in the files; ``attributes`` are further attributes of ``data`` by task (env_name, env_args,
-    bddl_file_name, ...). Refuses a folder that holds another data set, finished or staged.
+    that travels in the files. Refuses a folder that holds another data set, finished or staged.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class Writer:
         cameras: tuple[CameraSpec, ...],
         state_names: tuple[str, ...],
         section: Mapping[str, Any],
-        attributes: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         vectors = tuple(dict.fromkeys(name.split(".")[0] for name in state_names))
         found = action_spec.differences(layout.SPEC)
@@ -59,12 +57,10 @@ class Writer:
             )
         self.root = root
         self._cameras, self._vectors, self._state_names = cameras, vectors, state_names
-        self._attributes = {task: dict(a) for task, a in (attributes or {}).items()}
         self._plan = {
             "version": layout.VERSION,
             "cameras": [[c.name, c.height, c.width] for c in cameras],
             "state_names": list(state_names),
-            "attributes": hashlib.sha256(json.dumps(self._attributes, sort_keys=True).encode()).hexdigest(),
             "section": dict(section),
         }
         self._staging = root / layout.STAGING
@@ -96,11 +92,21 @@ class Writer:
         """Sorted keys of the episodes that are safely on disk and wait for :meth:`finish`."""
         return sorted(f.stem for f in self._staging.glob("*.hdf5"))
 
-    def add(self, key: str, episode: RawEpisode, more: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
+    def counts(self) -> tuple[int, int]:
+        """Demonstrations and frames of the finished data set."""
+        episodes = frames = 0
+        for file in self._files():
+            with h5py.File(file, "r") as f:
+                episodes += int(f["data"].attrs["num_demos"])
+                frames += int(f["data"].attrs["total"])
+        return episodes, frames
+
+    def add(self, key: str, episode: RawEpisode, vectors: Mapping[str, npt.NDArray[Any]] | None = None) -> None:
         """Stage one demonstration, which ends in success, under a key (a file name). Atomic.
 
-        ``more``: further arrays of N rows by their place, such as "states" (of the simulator), "robot_states" or
-        "obs/joint_states".
+        ``vectors``: further arrays by their place, such as "states" (of the simulator), "robot_states" or
+        "obs/joint_states", of N rows or of N + 1: where the last action led has no place in this layout.
+        ``episode.info["attributes"]``: texts about the task (env_name, bddl_file_name, ...), where there are any.
         """
         check_episode(episode, layout.SPEC, self._cameras, self._state_names)
         if not re.fullmatch(r"[\w\-. ]+", episode.task):
@@ -111,7 +117,8 @@ class Writer:
             )
         n = episode.length
         numbers = self._numbers(episode)
-        for name, values in (more or {}).items():
+        for name, rows in (vectors or {}).items():
+            values = rows[:-1] if len(rows) == n + 1 else rows
             if name not in _MORE or name in numbers:
                 raise refuse(
                     f"{name} cannot be written with this episode",
@@ -131,7 +138,10 @@ class Writer:
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as f:
             demo = f.create_group("demo")
-            own = {"task": episode.task, "source": episode.source, "info": dict(episode.info)}
+            info = dict(episode.info)
+            attributes: dict[str, str] = info.pop("attributes", {})
+            own = {"task": episode.task, "source": episode.source, "info": info}
+            demo.attrs["attributes"] = json.dumps(attributes, sort_keys=True)
             demo.attrs[layout.ATTRIBUTE] = json.dumps(own, sort_keys=True)
             demo.attrs["instruction"] = episode.instruction
             demo.attrs["num_samples"] = n
@@ -201,6 +211,7 @@ class Writer:
         with h5py.File(partial, "w") as out:
             data = out.create_group("data")
             total, instruction = 0, ""
+            attributes: dict[str, str] = {}
             for number, file in enumerate(files):
                 with h5py.File(file, "r") as staged:
                     said = str(staged["demo"].attrs["instruction"])
@@ -212,9 +223,11 @@ class Writer:
                         )
                     instruction = said
                     out.copy(staged["demo"], data, name=f"demo_{number}")
-                    del data[f"demo_{number}"].attrs["instruction"]
+                    attributes |= json.loads(staged["demo"].attrs["attributes"])
+                    for name in ("instruction", "attributes"):
+                        del data[f"demo_{number}"].attrs[name]
                     total += int(staged["demo"].attrs["num_samples"])
-            told = {"macros_image_convention": "opengl", **self._attributes.get(task, {})}
+            told = {"macros_image_convention": "opengl", **attributes}
             problem = json.loads(told.get("problem_info", "{}")) | {"language_instruction": instruction}
             told["problem_info"] = json.dumps(problem)
             told[layout.ATTRIBUTE] = json.dumps(self._plan, sort_keys=True)

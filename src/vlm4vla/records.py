@@ -31,7 +31,9 @@ class Record(BaseModel):
 class EpisodeRow(Record):
     """One closed-loop episode. ``control`` is null or names an evaluation-only control such as ``image-blank``.
 
-    ``completed``: subtasks solved in a row, null where an episode is one task.
+    ``completed``: subtasks solved in a row, null where an episode is one task. ``partial``: whether the benchmark's
+    condition of partial success ever held, null where it has none. ``first_success_step``: when the success condition
+    held for the first time, which is no success where it has to hold at the end and does not.
     """
 
     run: str
@@ -48,6 +50,7 @@ class EpisodeRow(Record):
     video: str | None
     wall_s: float
     completed: int | None = None
+    partial: bool | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -206,13 +206,17 @@ class StepResult:
 
     ``over``: the episode has ended without success before the benchmark's step limit. ``completed``: subtasks solved so
     far, null where an episode is one task. When it changes, the observation is there unasked, with the instruction of
-    the next subtask.
+    the next subtask. ``holds``: whether the success condition holds now, where the rule asks for it at another moment
+    too (such as the last step), else null. ``partial``: whether the benchmark's condition of partial success has held
+    in this episode so far, null where it has none.
     """
 
     success: bool
     observation: Observation | None
     over: bool = False
     completed: int | None = None
+    holds: bool | None = None
+    partial: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -259,7 +263,8 @@ class Benchmark(Protocol):
     """What ``bench/<name>/env.py`` exports as ``Benchmark``. Nothing of it may import torch or pydantic.
 
     Where tasks have step limits of their own it also has ``step_limits`` (task -> steps), and ``step_limit`` is the
-    largest of them; ask :func:`step_limit_of`. ``published`` (task -> length of its published evaluation list) and
+    largest of them; ask :func:`step_limit_of`. Where actions have no limits it has ``typical`` (A,), the size of random
+    ones for checks. ``published`` (task -> length of its published evaluation list) and
     ``describe(episode)`` (a start in plain data) are for ``bench episodes``, where a benchmark has them. Demonstrations
     carry what ``describe`` calls "scene" and "attributes" (texts about the task, for files of its own format).
     ``data_format`` names the format of its own data, where there is a writer of it.

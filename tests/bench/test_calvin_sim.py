@@ -154,7 +154,7 @@ def test_a_chain_goes_on_without_a_reset_and_stops_at_the_first_failure(python, 
 
 def test_demonstrations_of_the_expert(python, tmp_path):
     with WorkerPool("calvin", 1, tmp_path / "log") as pool:
-        ((_, demo),) = pool.run([job("demo", "open_drawer", noise=0.05, after_success=3)])
+        ((_, demo),) = pool.run([job("demo", "open_drawer", noise=0.05, after_success=3, pictures=True)])
     assert demo["success"] and demo["successes"].tolist().index(True) == len(demo["successes"]) - 4
     assert demo["successes"][-4:].all()
     assert demo["images"]["static"].shape[1:] == (200, 200, 3)

@@ -169,7 +169,7 @@ def test_a_second_live_environment_is_refused_and_a_closed_one_is_dead(python):
 
 def test_an_expert_episode_replayed_in_a_fresh_process_succeeds_again(python, tmp_path):
     with WorkerPool("libero", 1, tmp_path / "log") as pool:
-        ((_, demo),) = pool.run([job("demo", SOUP, noise=0.0, after_success=3)])
+        ((_, demo),) = pool.run([job("demo", SOUP, noise=0.0, after_success=3, pictures=True)])
         ((_, first),) = pool.run([job("replay", SOUP, actions=demo["actions"])])
     with WorkerPool("libero", 1, tmp_path / "log") as pool:
         ((_, again),) = pool.run([job("replay", SOUP, actions=demo["actions"])])

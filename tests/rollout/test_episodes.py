@@ -7,6 +7,8 @@ from fake_bench import Benchmark
 from vlm4vla.rollout import episodes
 from vlm4vla.types import UserError, step_limit_of, view_name
 
+PICTURES = {"pictures": True}
+
 
 class Recorder:
     """A policy that remembers what it saw and moves by ``speed`` in chunks of three."""
@@ -93,7 +95,7 @@ def test_a_task_may_have_a_step_limit_of_its_own(task, steps):
     played = episodes.rollout(job(episode=start), bench, bench.make(task), Recorder(speed=0.0))
     assert (played["steps"], played["failure"]) == (steps, episodes.STEP_LIMIT)
     bench.expert = lambda env: Still()
-    shown = episodes.demo({"episode": start, "noise": 0.0, "after_success": 1}, bench, bench.make(task))
+    shown = episodes.demo({"episode": start, "noise": 0.0, "after_success": 1} | PICTURES, bench, bench.make(task))
     assert len(shown["actions"]) == steps
 
 
@@ -156,14 +158,27 @@ def test_an_unknown_control_is_refused_with_a_guess():
 
 def test_demonstrations_keep_clean_labels_and_go_on_after_success():
     bench = Benchmark()
-    base = {"episode": job()["episode"], "after_success": 2}
+    base = {"episode": job()["episode"], "after_success": 2} | PICTURES
     clean = episodes.demo(base | {"noise": 0.0}, bench, bench.make("move"))
     assert clean["successes"].tolist() == [False, False, False, True, True, True]
     assert clean["images"]["front"].shape == (6, 4, 4, 3) and clean["states"].shape == (6, 1)
     noisy = [episodes.demo(base | {"noise": 0.5}, bench, bench.make("move")) for _ in range(2)]
     assert np.array_equal(noisy[0]["states"], noisy[1]["states"])  # the noise is the episode's
     assert not np.array_equal(noisy[0]["states"][:4], clean["states"][:4])
-    assert np.all(noisy[0]["actions"] == 1.0)
+    label = np.minimum(1.0, 4 * (1 - noisy[0]["states"][:, 0]))
+    assert np.allclose(noisy[0]["actions"][:, 0], label) and not np.allclose(noisy[0]["executed"][:, 0], label)
+    assert np.array_equal(clean["executed"], clean["actions"])
+    assert noisy[0]["vectors"] == {}  # this benchmark's data have no format of their own
+
+
+def test_what_a_format_of_its_own_wants_to_know_is_kept_of_every_moment():
+    bench = Benchmark()
+    env = bench.make("move")
+    env.vectors = lambda: {"place": np.array([env.x])}
+    asked = {"episode": job()["episode"], "after_success": 0, "noise": 0.0, "pictures": False}
+    demo = episodes.demo(asked, bench, env)
+    assert demo["vectors"]["place"][:, 0].tolist() == [0, 0.25, 0.5, 0.75, 1.0]  # one more than actions
+    assert demo["images"] == {} and len(demo["actions"]) == 4
 
 
 def test_replay_gives_the_state_at_the_start_and_after_each_step():

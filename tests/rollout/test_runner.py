@@ -52,7 +52,12 @@ class FakePool:
                 success = value > 0.5
                 result = {"kind": "result", "success": success, "steps": 30 if not success else 7}
                 result |= {"first_success_step": 7 if success else None, "failure": None if success else "step_limit"}
-                result |= {"completed": None, "wall_s": 0.25, "frames": np.stack([seen] * 4) if job["video"] else None}
+                result |= {
+                    "completed": None,
+                    "partial": None,
+                    "wall_s": 0.25,
+                    "frames": np.stack([seen] * 4) if job["video"] else None,
+                }
             yield job, result | {"id": job["id"]}
         for client in clients.values():
             client.close()

@@ -31,6 +31,18 @@ def declare(verbs: Any) -> None:
     replay.add_argument("name")
     replay.add_argument("files", nargs="+", type=Path, metavar="FILE")
     replay.add_argument("--json", action="store_true")
+    ceiling = add_verb(group, "ceiling", _bench_ceiling, "what no policy can exceed: the expert through a normaliser")
+    ceiling.add_argument("name")
+    ceiling.add_argument("--tasks", nargs="*", default=[])
+    ceiling.add_argument("--episodes", type=int, default=10, help="dev starts per task")
+    ceiling.add_argument("--fit-episodes", type=int, default=10, help="train starts per task that normalisers see")
+    ceiling.add_argument(
+        "--normalizers", nargs="*", default=["none", "quantile", "quantile:0.65"], metavar="KIND[:CLIP]"
+    )
+    ceiling.add_argument("--horizons", nargs="*", default=["10:10", "10:5", "10:1"], metavar="CHUNK:EXECUTED")
+    ceiling.add_argument("--noise", type=float, default=0.0, help="sd of the noise while normalisers are fitted")
+    ceiling.add_argument("--workers", type=int, default=2)
+    ceiling.add_argument("--json", action="store_true")
     text = "demonstrations of the scripted expert, as a data set"
     demos = add_verb(group, "demos", _bench_demos, text, overrides=True)
     demos.add_argument("name", help="a benchmark, or a YAML file of all settings")
@@ -99,6 +111,26 @@ def _bench_replay(a: argparse.Namespace, _rest: list[str]) -> int:
     found = recordings.replay(a.name, a.files)
     print_lines(found, a.json, lambda r: f"{'ok  ' if r['ok'] else 'FAIL'} {r['file']}: {r['text']}")
     return 0 if all(r["ok"] for r in found) else 1
+
+
+def _bench_ceiling(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.rollout import ceiling
+
+    what = ceiling.Ceiling(
+        bench=a.name,
+        tasks=tuple(a.tasks),
+        episodes=a.episodes,
+        fit_episodes=a.fit_episodes,
+        normalizers=tuple(a.normalizers),
+        horizons=tuple(ceiling.horizon(text) for text in a.horizons),
+        noise=a.noise,
+        workers=a.workers,
+    )
+    lines = ceiling.measure(what, say)
+    if not a.json:  # single tasks are for the long form
+        lines = [line for line in lines if line["task"] is None]
+    print_lines(lines, a.json, ceiling.sentence)
+    return 0
 
 
 def _bench_demos(a: argparse.Namespace, rest: list[str]) -> int:

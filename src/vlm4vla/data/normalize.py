@@ -1,19 +1,27 @@
-"""Actions in units -> targets in [-1, 1] -> actions in units: pairs that are each other's inverse."""
+"""Actions in units -> targets in [-1, 1] -> actions in units: pairs that are each other's inverse. numpy only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm4vla.data.statistics import Statistics
-from vlm4vla.schemas import NormalizerConfig
 from vlm4vla.types import ActionSpec, refuse
 
 Actions = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 _FLAT = 1e-6  # a dimension whose half range is below this part of its size does not move
+
+
+class Settings(Protocol):
+    """What of ``schemas.NormalizerConfig`` is needed here: simulators' environments cannot import that."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def clip(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Normalizer:
     high: tuple[float, ...]
 
     @classmethod
-    def fit(cls, spec: ActionSpec, statistics: Statistics | None, config: NormalizerConfig) -> "Normalizer":
+    def fit(cls, spec: ActionSpec, statistics: Statistics | None, config: Settings) -> "Normalizer":
         """``limits`` uses the spec's own bounds; ``quantile`` q01 and q99, ``min_max`` the extremes (both map them to
         -1 and 1); ``mean_std`` mean and standard deviation.
 

@@ -103,9 +103,13 @@ def _replay(start: EpisodeSpec, actions: np.ndarray[Any, Any]) -> dict[str, Any]
 
 
 def _random_actions(at: _Bench, steps: int) -> np.ndarray[Any, Any]:
-    """(steps, A) within the limits; grippers open or close, as some take nothing in between."""
+    """(steps, A) within the limits, or of the size that is typical where there are none; grippers open or close."""
     spec, random = at.spec.action_spec, np.random.default_rng(0)
-    actions = np.stack([random.uniform(d.low, d.high, steps) for d in spec.dimensions], axis=1).astype(np.float32)
+    low, high = (np.array([getattr(d, side) for d in spec.dimensions]) for side in ("low", "high"))
+    if not np.isfinite([low, high]).all():
+        typical = at.spec.typical  # type: ignore[attr-defined]  # see Benchmark
+        low, high = np.maximum(low, -typical), np.minimum(high, typical)
+    actions = random.uniform(low, high, (steps, spec.size)).astype(np.float32)
     actions[:, spec.gripper] = np.where(actions[:, spec.gripper] > 0, 1.0, -1.0)
     return actions
 

@@ -217,6 +217,7 @@ def _run(config: DemosConfig, pool: "Pool", starts: list[EpisodeSpec]) -> Iterat
             "episode": spec.to_dict(),
             "noise": config.noise,
             "after_success": config.after_success,
+            "pictures": True,
         }
         for spec in starts
     ]

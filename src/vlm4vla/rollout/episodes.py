@@ -85,6 +85,7 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
     chooser.reset(episode)
     history = deque([result.observation] * chooser.window, maxlen=chooser.window)
     step = 0
+    first: int | None = None
     while not (result.success or result.over) and step < limit:
         chunk = chooser.ask(eyes.see(history) if looks else None)
         for place, action in enumerate(chunk[:execute]):
@@ -95,6 +96,8 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
             asked = left < chooser.window and step + left < limit
             solved = result.completed
             result = env.step(action, render=video or (looks and asked))
+            if first is None and (result.success or result.holds):
+                first = step
             if result.observation is not None:
                 history.append(result.observation)
             if result.completed != solved:
@@ -108,9 +111,10 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
     return {
         "success": result.success,
         "steps": step,
-        "first_success_step": step if result.success else None,
+        "first_success_step": first,
         "failure": None if result.success else OVER if result.over else STEP_LIMIT,
         "completed": result.completed,
+        "partial": result.partial,
         "wall_s": time.perf_counter() - started,
         "frames": np.stack(frames) if video else None,
     }
@@ -120,7 +124,8 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     """The scripted expert with noise on its arm; what is recorded is what was seen, and the clean action as label.
 
     Gaussian noise of sd ``noise`` is added to the arm dimensions and clipped to their limits. Recording goes on for
-    ``after_success`` steps after the first success. An episode without success comes back without pictures.
+    ``after_success`` steps after the first success. An episode without success, or one that is asked for without
+    ``pictures``, comes back without them.
     ``vectors``: what the simulator's own data format wants to know, where it has one (``Env.vectors``), of every frame
     and of the moment after the last action: N + 1 rows.
     """
@@ -135,7 +140,7 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     successes: list[bool] = []
     vectors: list[Mapping[str, npt.NDArray[Any]]] = []
     own: Callable[[], Mapping[str, npt.NDArray[Any]]] = getattr(env, "vectors", dict)
-    env.look_at([camera.name for camera in bench.cameras])
+    env.look_at([camera.name for camera in bench.cameras] if job["pictures"] else [])
     result = env.reset(episode)
     expert.reset(episode)
     end = step_limit_of(bench, episode.task)
@@ -154,7 +159,7 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
         successes.append(result.success)
     vectors.append(own())
     success = any(successes)
-    cameras = [c.name for c in bench.cameras] if success else []
+    cameras = [c.name for c in bench.cameras] if success and job["pictures"] else []
     return {
         "success": success,
         "images": {name: np.stack([o.images[name] for o in seen]) for name in cameras},

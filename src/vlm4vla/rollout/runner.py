@@ -157,6 +157,7 @@ def _row(
         video=video,
         wall_s=result["wall_s"],
         completed=result["completed"],
+        partial=result["partial"],
     )
 
 

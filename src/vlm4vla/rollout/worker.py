@@ -2,8 +2,8 @@
 
 Started by ``pool.py`` with ``--bench NAME --read FD --write FD --parent PID`` in the simulator's environment. It says
 ``{"kind": "ready", "id", "versions"}`` first, then answers each job (kinds: rollout, demo, frame, replay; see
-``episodes.py``) with ``{"kind": "result", "id", ...}`` or ``{"kind": "failure", "id", "error", "user"}``. In between it
-may say ``{"kind": "alive"}``. Its stdout and stderr belong to the simulator.
+``episodes.py``; ceiling: ``forecast.py``) with ``{"kind": "result", "id", ...}`` or ``{"kind": "failure", "id",
+"error", "user"}``. In between it may say ``{"kind": "alive"}``. Its stdout and stderr belong to the simulator.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from typing import Any
 
 from vlm4vla import registry
 from vlm4vla.processes import die_with_parent
-from vlm4vla.rollout import episodes
+from vlm4vla.rollout import episodes, forecast
 from vlm4vla.rollout.asking import REPLY_TIMEOUT_S, Chooser, Chunk, Expert, Idle, Server, check_spec
 from vlm4vla.rollout.control import Channel
 from vlm4vla.rollout.names import BUILTIN, BUILTINS, DO_NOTHING, EXPERT
 from vlm4vla.rollout.wire import PolicyClient
 from vlm4vla.types import Benchmark, Env, EpisodeSpec, Observation, UserError, refuse
 
-KINDS = ("rollout", "demo", "frame", "replay")
+KINDS = ("rollout", "demo", "frame", "replay", "ceiling")
 _ALIVE_S = 5.0
 
 
@@ -83,6 +83,8 @@ class Worker:
             return episodes.demo(job, self._bench, env)
         if kind == "frame":
             return episodes.frame(job, self._bench, env)
+        if kind == "ceiling":
+            return forecast.play(job, self._bench, env)
         return episodes.replay(job, env)
 
     def _open(self, task: str) -> Env:

@@ -204,7 +204,8 @@ def estimate(config: StudyConfig, jobs: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder, WorkerPool(config.bench, 1, Path(folder) / "log") as pool:
         for task in config.tasks[:3]:  # the first job also pays for the start of the simulator
             episode = benchmark.episodes("dev", task, 1)[0].to_dict()
-            job = {"kind": "demo", "id": task, "episode": episode, "noise": config.demos.noise, "after_success": 4}
+            job = {"kind": "demo", "id": task, "episode": episode, "noise": config.demos.noise}
+            job |= {"after_success": 4, "pictures": True}
             began = time.monotonic()
             for _, result in pool.run([job]):
                 if result["kind"] == "failure":

@@ -100,7 +100,7 @@ def write_calvin(root: Path) -> list[Path]:
         images = {**e.images, "gripper": np.stack([resized(image, 84) for image in e.images["static"]])}
         robot, scene = np.split(np.random.default_rng(k).uniform(-1, 1, (LENGTH, 39)), [15], axis=1)
         actions = e.actions.astype(float)
-        out.add(f"{k:04d}", calvin.Recording("push it", "push", "calvin_scene_A", images, actions, robot, scene))
+        out.stage(f"{k:04d}", calvin.Recording("push it", "push", "calvin_scene_A", images, actions, robot, scene))
     out.finish()
     return sorted((root / "training").glob("episode_*.npz"))
 

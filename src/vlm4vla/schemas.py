@@ -230,6 +230,7 @@ class StudyDemos(Config):
     per_task: Positive
     noise: NotNegative
     after_success: Count
+    format: str = DEFAULT_FORMAT
 
 
 class StudyEval(Config):

@@ -9,6 +9,7 @@ Controls (each is run on the same starts as the evaluation itself, so that rows 
                          task itself.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,9 +42,9 @@ def chosen_controls(config: EvalConfig) -> list[str | None]:
 def swap_pairs(tasks: Sequence[str]) -> dict[str, str]:
     """Task -> task whose instruction it gets under ``instruction-swapped``.
 
-    The other task whose dash-separated name shares the longest beginning with it (the first of the list among equals);
-    where none shares any, the next of the list, the first one after the last. So opening and closing of one object
-    swap, which only the instruction can tell apart. Refuses a single task.
+    The other task whose name, in words between dashes or underscores, shares the longest beginning with it (the first
+    of the list among equals); where none shares any, the next of the list, the first one after the last. So opening
+    and closing of one object swap, which only the instruction can tell apart. Refuses a single task.
     """
     if len(tasks) < 2:
         raise refuse(
@@ -116,9 +117,9 @@ def _starts(
 
 
 def _shared(a: str, b: str) -> int:
-    """Number of dash-separated parts that two names have in common at their beginning."""
+    """Number of words that two names have in common at their beginning."""
     length = 0
-    for mine, theirs in zip(a.split("-"), b.split("-"), strict=False):
+    for mine, theirs in zip(re.split("[-_]", a), re.split("[-_]", b), strict=False):
         if mine != theirs:
             break
         length += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import registry
-from vlm4vla.schemas import DEFAULT_FORMAT, DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
+from vlm4vla.schemas import DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def version(study: StudyConfig) -> str:
 
 
 def demos(study: StudyConfig, out: Path) -> DemosConfig:
-    settings: dict[str, Any] = {"bench": study.bench, "tasks": list(study.tasks), "format": DEFAULT_FORMAT}
-    settings |= configs.to_dict(study.demos)
+    settings: dict[str, Any] = {"bench": study.bench, "tasks": list(study.tasks), **configs.to_dict(study.demos)}
     folder = out / f"demos-{configs.digest({**settings, 'benchmark': version(study)})}"
     return DemosConfig(**settings, workers=study.eval.workers, out=folder)
 

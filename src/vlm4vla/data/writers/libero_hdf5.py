@@ -132,7 +132,7 @@ class Writer:
                     possible=f"numbers, one row for each of the {n} actions",
                     todo="Give one row per action, or leave it out.",
                 )
-            numbers[name] = values
+            numbers[name] = layout.flipped(values).astype(np.float64) if name == "executed_actions" else values
         last = np.zeros(n, np.uint8)
         last[-1] = 1
         buffer = io.BytesIO()

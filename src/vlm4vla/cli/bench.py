@@ -43,6 +43,14 @@ def declare(verbs: Any) -> None:
     ceiling.add_argument("--noise", type=float, default=0.0, help="sd of the noise while normalisers are fitted")
     ceiling.add_argument("--workers", type=int, default=2)
     ceiling.add_argument("--json", action="store_true")
+    expert = add_verb(group, "expert", _bench_expert, "how often the scripted expert succeeds, task by task")
+    expert.add_argument("name")
+    expert.add_argument("--tasks", nargs="*", default=[], help="default: all")
+    expert.add_argument("--episodes", type=int, default=40, help="starts per task")
+    expert.add_argument("--split", choices=("train", "dev", "eval"), default="train")
+    expert.add_argument("--first", type=int, default=0, help="number of the first start, to leave out those tuned on")
+    expert.add_argument("--workers", type=int, default=2)
+    expert.add_argument("--json", action="store_true")
     text = "demonstrations of the scripted expert, as a data set"
     demos = add_verb(group, "demos", _bench_demos, text, overrides=True)
     demos.add_argument("name", help="a benchmark, or a YAML file of all settings")
@@ -130,6 +138,14 @@ def _bench_ceiling(a: argparse.Namespace, _rest: list[str]) -> int:
     if not a.json:  # single tasks are for the long form
         lines = [line for line in lines if line["task"] is None]
     print_lines(lines, a.json, ceiling.sentence)
+    return 0
+
+
+def _bench_expert(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.rollout import expert
+
+    lines = expert.measure(expert.Trial(a.name, tuple(a.tasks), a.split, a.first, a.episodes, a.workers), say)
+    print_lines(lines, a.json, expert.sentence)
     return 0
 
 

@@ -37,6 +37,9 @@ def declare(verbs: Any) -> None:
         "policy", help="policy folder, Hugging Face id, ws://HOST:PORT, or a YAML file of all settings"
     )
     evaluate.epilog = "Settings follow as --bench NAME --out DIR --execute STEPS [--tasks '[a, b]'] [--episodes N] ..."
+    summary = add_verb(verbs, "summary", _summary, "what an evaluation found: rates and chains with intervals")
+    summary.add_argument("folder", type=Path, help="the --out of an evaluation")
+    summary.add_argument("--json", action="store_true")
     serve = add_verb(verbs, "serve", _serve, "policy server (openpi and vla-eval protocols)")
     serve.add_argument("policy", help="policy folder or Hugging Face id")
     serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: loopback only)")
@@ -106,6 +109,7 @@ def _eval(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla import config
     from vlm4vla.rollout import runner
     from vlm4vla.schemas import EvalConfig
+    from vlm4vla.study import summary
 
     if a.policy.endswith((".yaml", ".yml")):
         settings = config.load(EvalConfig, Path(a.policy), rest)
@@ -115,7 +119,20 @@ def _eval(a: argparse.Namespace, rest: list[str]) -> int:
     if not settings.policy.startswith(("ws://", "wss://", "builtin:")):
         policy = _load_policy(settings.policy, settings.threads)
     runner.evaluate(settings, policy, progress=True)
+    for sentence in summary.sentences(summary.summary(settings.out)):
+        say(sentence)
     say(f"{settings.out / 'rows.jsonl'}")
+    return 0
+
+
+def _summary(a: argparse.Namespace, _rest: list[str]) -> int:
+    from vlm4vla.study import summary
+
+    lines = summary.summary(a.folder)
+    if a.json:
+        print_lines(lines, True, str)
+    else:
+        print_lines([{"text": text} for text in summary.sentences(lines)], False, lambda line: str(line["text"]))
     return 0
 
 

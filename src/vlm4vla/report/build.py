@@ -41,7 +41,7 @@ def build(study: Path, out: Path, *, embed_limit: int = videos.EMBED_LIMIT) -> d
         "provenance": view.provenance(records),
         "episodes": view.episodes(records),
     }
-    templates = _templates()
+    templates = page_templates()
     page = templates.get_template("report.html.j2").render(content)
     text = templates.get_template("report.md.j2").render(content)
     write_atomic(out / "index.html", page)
@@ -58,7 +58,7 @@ def build(study: Path, out: Path, *, embed_limit: int = videos.EMBED_LIMIT) -> d
     }
 
 
-def _templates() -> Environment:
+def page_templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

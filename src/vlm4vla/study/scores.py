@@ -1,0 +1,242 @@
+"""Score files and success files for ``study correlate``: CSV, JSON or YAML rows, read strictly and joined by VLM.
+
+A score row is one number of one VLM on one task under one metric, as evaluation harnesses write it: their value is
+``score``, their stderr ``standard_error``, their task version or prompt hash ``prompt``. Two prompts of one task are
+two different tests, so they are never mixed within one correlation.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import Field, model_validator
+from scipy import stats
+
+from vlm4vla.config import Config, validate
+from vlm4vla.records import Estimate, read_all
+from vlm4vla.report.correlation import Correlation, Point
+from vlm4vla.study.correlate import correlate, with_holm
+from vlm4vla.types import refuse
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Error = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class ScoreRow(Config):
+    """``n``: questions behind the score. ``prompt``: id or version of the prompt, null where there is only one."""
+
+    vlm: Name
+    family: Name
+    task: Name
+    metric: Name
+    score: Finite
+    standard_error: Error | None = None
+    prompt: str | None = None
+    n: Annotated[int, Field(gt=0)] | None = None
+
+
+class SuccessRow(Config):
+    """Either ``successes`` of ``n`` episodes, or ``success`` with its standard error (null where unknown)."""
+
+    vlm: Name
+    benchmark: Name
+    success: Finite | None = None
+    standard_error: Error | None = None
+    successes: Annotated[int, Field(ge=0)] | None = None
+    n: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "SuccessRow":
+        counted = self.successes is not None and self.n is not None
+        if counted == (self.success is not None) or (self.successes is None) != (self.n is None):
+            raise ValueError("give either successes and n, or success with its standard_error")
+        if counted and self.standard_error is not None:
+            raise ValueError("the standard error of a count follows from successes and n")
+        if self.successes is not None and self.n is not None and self.successes > self.n:
+            raise ValueError(f"{self.successes} successes of {self.n} episodes")
+        return self
+
+
+R = TypeVar("R", ScoreRow, SuccessRow)
+
+
+class _Scores(Config):
+    rows: tuple[ScoreRow, ...]
+
+
+class _Success(Config):
+    rows: tuple[SuccessRow, ...]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What is correlated: one (task, metric) with one benchmark. ``notes`` name the VLMs that lack one side."""
+
+    scores: str
+    benchmark: str
+    unit: str
+    limits: tuple[float, float] | None
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+
+def correlations(scores: Path, success: Path) -> list[Correlation]:
+    """Every score of a file against every benchmark of a file or study folder, with Holm's p over all of them."""
+    rows, notes = read_success(success)
+    pairings = pair(read_scores(scores), rows, notes)
+    return with_holm(
+        [
+            correlate(p.points, scores=p.scores, benchmark=p.benchmark, unit=p.unit, limits=p.limits, notes=p.notes)
+            for p in pairings
+        ]
+    )
+
+
+def read_scores(file: Path) -> list[ScoreRow]:
+    rows = list(validate(_Scores, {"rows": _plain(file)}, source=str(file)).rows)
+    families: dict[str, str] = {}
+    for row in rows:
+        if families.setdefault(row.vlm, row.family) != row.family:
+            raise refuse(
+                f"{file}: {row.vlm!r} is of family {families[row.vlm]!r} and of {row.family!r}",
+                possible="one family per VLM",
+                todo="Write the same family in all its rows.",
+            )
+    return rows
+
+
+def read_success(source: Path) -> tuple[list[SuccessRow], tuple[str, ...]]:
+    """Rows and notes from a file, or from the estimates of a study folder (an arm's name is the name of its VLM)."""
+    if source.is_dir():
+        return _of_study(source)
+    return list(validate(_Success, {"rows": _plain(source)}, source=str(source)).rows), ()
+
+
+def pair(scores: Sequence[ScoreRow], success: Sequence[SuccessRow], notes: Sequence[str] = ()) -> list[Pairing]:
+    """Every (task, metric) with every benchmark; refuses two prompts within one task and a VLM that is there twice."""
+    out: list[Pairing] = []
+    for task, metric in dict.fromkeys((s.task, s.metric) for s in scores):
+        of_task = [s for s in scores if (s.task, s.metric) == (task, metric)]
+        prompts = sorted({s.prompt or "(none)" for s in of_task})
+        if len(prompts) > 1:
+            raise refuse(
+                f"{task}, {metric}: scores under {len(prompts)} prompts: {', '.join(prompts)}",
+                possible="one prompt for all VLMs",
+                todo="Keep the rows of one prompt, or call the other one another task.",
+            )
+        left = _by_vlm(of_task, f"{task}, {metric}")
+        for benchmark in dict.fromkeys(s.benchmark for s in success):
+            right = _by_vlm([s for s in success if s.benchmark == benchmark], benchmark)
+            counted = all(row.successes is not None for row in right.values())
+            alone = [
+                f"Left out, without {what}: {', '.join(names)}."
+                for what, names in (
+                    ("success rate", [v for v in left if v not in right]),
+                    ("score", [v for v in right if v not in left]),
+                )
+                if names
+            ]
+            out.append(
+                Pairing(
+                    scores=f"{task}, {metric}" + (f", prompt {prompts[0]}" if prompts != ["(none)"] else ""),
+                    benchmark=benchmark,
+                    unit="share of episodes" if counted else "units of the file",
+                    limits=(0.0, 1.0) if counted else None,
+                    points=tuple(_point(left[vlm], right[vlm]) for vlm in left if vlm in right),
+                    notes=(*notes, *alone),
+                )
+            )
+    return out
+
+
+def _point(score: ScoreRow, success: SuccessRow) -> Point:
+    rate, error = success.success, success.standard_error
+    if success.successes is not None and success.n is not None:
+        rate = success.successes / success.n
+        error = (rate * (1 - rate) / success.n) ** 0.5
+    assert rate is not None
+    return Point(
+        vlm=score.vlm,
+        family=score.family,
+        score=score.score,
+        score_error=score.standard_error,
+        success=rate,
+        success_error=error,
+        successes=success.successes,
+        trials=success.n,
+    )
+
+
+def _by_vlm(rows: Sequence[R], what: str) -> dict[str, R]:
+    found: dict[str, R] = {}
+    for row in rows:
+        if row.vlm in found:
+            raise refuse(f"{what}: {row.vlm!r} is there twice", possible="one row per VLM", todo="Keep one of them.")
+        found[row.vlm] = row
+    return found
+
+
+def _of_study(folder: Path) -> tuple[list[SuccessRow], tuple[str, ...]]:
+    """Means over the tasks of the arms without controls; their standard error is half the interval over its quantile.
+
+    Of several estimands that one is taken which reaches furthest and which all arms have.
+    """
+    found = [e for e in read_all(folder / "estimates.jsonl", Estimate) if e.task is None and e.control is None]
+    arms = {e.arm for e in found}
+    for estimand in ("E3", "E2", "E1"):
+        rows = [e for e in found if e.estimand == estimand]
+        if rows and {e.arm for e in rows} == arms:
+            made = [
+                SuccessRow(
+                    vlm=e.arm,
+                    benchmark=e.benchmark,
+                    success=e.rate,
+                    standard_error=(e.high - e.low) / 2 / float(stats.norm.ppf((1 + e.level) / 2)),
+                )
+                for e in rows
+            ]
+            return made, (
+                f"Success rates of estimand {estimand}; errors are those of their intervals ({rows[0].method}).",
+            )
+    raise refuse(
+        f"{folder} has no estimate that all its arms share",
+        possible="a folder that `vlm4vla study run` finished, or a file with vlm, benchmark, successes, n",
+        todo="Finish the study, or give a file.",
+    )
+
+
+def _plain(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file as plain mappings; empty CSV cells count as absent."""
+    readers: dict[str, Callable[[str], Any]] = {
+        ".csv": _csv,
+        ".json": json.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+    }
+    if not file.is_file() or file.suffix not in readers:
+        raise refuse(
+            f"{file} is not a file of rows" if file.exists() else f"No file {str(file)!r}",
+            possible=f"a file ending in {', '.join(readers)}",
+            todo="Give a file with one row per VLM and task.",
+        )
+    try:
+        rows = readers[file.suffix](file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError, csv.Error) as error:
+        raise refuse(f"{file} cannot be read: {error}", possible=f"valid {file.suffix[1:]}", todo="Mend it.") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise refuse(f"{file} holds no list of rows", possible="a list of mappings", todo="Write one row per VLM.")
+    return [dict(row) for row in rows]
+
+
+def _csv(text: str) -> list[dict[str, str]]:
+    out: list[dict[str, str]] = []
+    for i, row in enumerate(csv.DictReader(text.splitlines(), strict=True), start=2):
+        if None in row:
+            raise ValueError(f"line {i} has more cells than the header has names")
+        out.append({key: value for key, value in row.items() if value})
+    return out

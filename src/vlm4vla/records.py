@@ -104,7 +104,11 @@ class RunRecord(Record):
 
 
 class Estimate(Record):
-    """A success rate of one row of the table. ``task`` null: the mean over the study's tasks."""
+    """A success rate of one row of the table. ``task`` null: the mean over the study's tasks.
+
+    For E3 ``arm`` names the recipe, ``seeds`` its training runs (null otherwise), ``letters`` whom it cannot be told
+    apart from (recipes that share a letter), ``caution`` what is to be held against the interval.
+    """
 
     arm: str
     control: str | None
@@ -118,17 +122,24 @@ class Estimate(Record):
     level: float
     method: str
     estimand: Literal["E1", "E2", "E3"]
+    seeds: int | None = None
+    letters: str | None = None
+    caution: str | None = None
 
 
 class Comparison(Record):
-    """A difference between two rows (``a`` minus ``b``) on the same starts, in rate units (0.2 = 20 points)."""
+    """A difference between two rows (``a`` minus ``b``) on the same starts, in rate units (0.2 = 20 points).
+
+    E2 has ``pairs`` of episodes, and how many only one side solved. E3 has ``seeds``, the training runs of either
+    recipe, and where bounds of ``equivalence`` were declared the p-value of a difference beyond them.
+    """
 
     a: str
     b: str
     benchmark: str
-    pairs: int
-    only_a: int
-    only_b: int
+    pairs: int | None
+    only_a: int | None
+    only_b: int | None
     difference: float
     low: float
     high: float
@@ -137,6 +148,10 @@ class Comparison(Record):
     p_value: float
     p_method: str
     estimand: Literal["E1", "E2", "E3"]
+    seeds: int | None = None
+    caution: str | None = None
+    equivalence: float | None = None
+    equivalence_p: float | None = None
 
 
 R = TypeVar("R", bound=Record)

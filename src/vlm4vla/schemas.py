@@ -268,6 +268,8 @@ class StudyConfig(Config):
     arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
     references: tuple[Literal["do-nothing", "expert"], ...] = ("do-nothing", "expert")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None  # in rate units: recipes nearer than this are equal
+    variances: Literal["rule", "pooled", "separate"] = "rule"  # retrain variance of the arms: study/retrained.py
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":

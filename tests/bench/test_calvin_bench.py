@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from vlm4vla.bench import assets
-from vlm4vla.bench.calvin import env, oracle, protocol, sequences, starts
+from vlm4vla.bench.calvin import env, language, oracle, protocol, sequences, starts
 from vlm4vla.bench.calvin.env import Benchmark, decides_scores, start_seed
 from vlm4vla.bench.calvin.oracle import RULES, BlockFacts, Facts
 from vlm4vla.bench.calvin.scenes import BLOCKS, BY_NAME
@@ -114,6 +115,29 @@ def test_without_assets_the_error_says_what_to_do(monkeypatch, tmp_path):
         Benchmark().instruction("open_drawer")
 
 
+@needs_assets
+def test_wrong_assets_are_told(monkeypatch, tmp_path):
+    """A block or a mesh that is missing, and a file of sentences of something else."""
+    monkeypatch.setenv("VLM4VLA_HOME", str(tmp_path / "home"))
+    copy = tmp_path / "copy"
+    shutil.copytree(FOLDER, copy, symlinks=True)
+    assets.provide("calvin", copy, lambda _: None)
+    env._assets_digest.cache_clear()
+    assert len(env._assets_digest()) == 16
+    (copy / "calvin_env/data/calvin_table_B/meshes/plank_link.obj").unlink()
+    env._assets_digest.cache_clear()
+    with pytest.raises(UserError, match=r"calvin_table_B.urdf names ../meshes/plank_link.obj, which is missing"):
+        env._assets_digest()
+    (copy / "calvin_models/conf/annotations/new_playtable_validation.yaml").write_text('open_door: ["open the door"]\n')
+    language.sentences.cache_clear()
+    with pytest.raises(UserError, match="has sentences for 1 tasks"):
+        Benchmark().instruction("open_drawer")
+    (copy / "calvin_env/data/blocks/block_pink_big.urdf").unlink()
+    with pytest.raises(UserError, match=r"block_pink_big\.urdf is missing"):
+        env._assets_digest()
+    language.sentences.cache_clear()
+
+
 def test_the_older_environment_is_a_benchmark_of_its_own(monkeypatch):
     monkeypatch.setenv(env.VARIANT, env.PINNED)
     assert Benchmark().id == f"{protocol.ID}+env-1431a46"
@@ -145,6 +169,44 @@ def test_single_tasks_start_where_they_can_be_done(task):
             if words[1] == "drawer":
                 assert (obs[1] > 0.2) == (words[0] == "close")
     assert scenes == {("train", s) for s in "ABC"} | {("dev", "D"), ("eval", "D")}
+
+
+@pytest.mark.parametrize("task", starts.HELD_FROM)
+def test_tasks_with_a_block_in_the_hand_begin_with_a_lift_from_elsewhere(task):
+    lifted = set()
+    for split in SPLITS:
+        for i in range(60):
+            episode = EpisodeSpec("", split, task, i, start_seed(split, task, i), "")
+            first, *others = (starts.of(episode, attempt) for attempt in range(3))
+            assert len({s.scene_obs.tobytes() for s in (first, *others)}) == 3
+            assert {s.scene for s in others} == {first.scene} and first.tasks == (task,)
+            assert starts.of(episode, 2).scene_obs.tobytes() == others[1].scene_obs.tobytes()
+            for start in (first, *others):
+                scene, obs = BY_NAME[start.scene], start.scene_obs
+                _, colour, _, surface = start.prelude.split("_")
+                lifted.add((colour, surface))
+                x, y, z = obs[scene.place(f"block_{colour}")][:3]
+                assert (y > 0.05, z < 0.4) == (surface == "slider", surface == "drawer")
+                rest = [obs[scene.place(b)][:3] for b in BLOCKS if b != f"block_{colour}"]
+                if "drawer" in (surface, task.split("_")[-1]):
+                    assert obs[1] > 0.2  # it is open
+                if task == "stack_block":
+                    assert any(position[1] < 0.0 and position[2] > 0.4 for position in rest)
+                (left, _, _), (right, _, _) = scene.surfaces["slider_right" if obs[0] > 0.1 else "slider_left"]
+                if task == "place_in_slider":
+                    assert not any(position[1] > 0.05 and left < position[0] < right for position in rest)
+                if surface == "slider":
+                    assert left < x < right  # not behind the door
+    assert lifted == {(c, s) for c in ("red", "blue", "pink") for s in starts.HELD_FROM[task]}
+
+
+@needs_assets
+def test_a_start_with_a_prelude_is_told(bench):
+    for task in (*starts.HELD_FROM, "open_drawer"):
+        for episode in bench.episodes("dev", task, 3):
+            told = bench.describe(episode)
+            assert told["prelude"] == starts.of(episode).prelude
+            assert (told["prelude"] is None) == (task == "open_drawer")
 
 
 def block(position=(0, 0, 0.46), yaw=0.0, contacts=((9, -1),), body=5, speed=0.0):

@@ -27,6 +27,17 @@ idle = b.do_nothing()
 """
 
 
+HELD_AT = (
+    (0.15659, -0.13535, 0.52170, 3.14094, -0.00021, 1.72428, 0.04022),
+    (0.31696, -0.13251, 0.51917, 3.13958, -0.00080, 1.82570, 0.04037),
+    (-0.06039, -0.11294, 0.52155, 3.14132, 0.00008, 1.60533, 0.04026),
+    (0.07076, -0.08354, 0.52189, 3.14109, -0.00024, 1.68105, 0.04037),
+    (-0.04173, 0.09175, 0.49973, 3.14157, -0.34992, 1.19082, 0.04026),
+    (0.25078, -0.08499, 0.52043, 3.14059, -0.00120, 1.51182, 0.04022),
+)
+"""The tool (position, Euler angles, opening) at the first train and dev start of the tasks of placing and stacking."""
+
+
 @pytest.fixture(scope="module")
 def python():
     return calvin_python()
@@ -150,6 +161,48 @@ def test_a_chain_goes_on_without_a_reset_and_stops_at_the_first_failure(python, 
     for r in expert:
         assert r["success"] == (r["completed"] == 5) and r["steps"] <= 1800
         assert r["success"] or r["steps"] >= 360
+
+
+def test_tasks_of_placing_begin_with_the_block_in_the_hand(python):
+    """Whatever ran before; where the script of lifting fails, with the next start drawn."""
+    told = run(
+        python,
+        "from vlm4vla.bench.calvin import sim, starts\n"
+        "def told(e, s):\n"
+        "    assert not e.reset(s, False).success\n"
+        "    facts, lift, action = e.world.facts(), starts.of(s).prelude, idle.copy(); action[6] = -1\n"
+        "    held = facts.blocks['block_' + lift.split('_')[1]]\n"
+        "    alone = facts.touched_by_robot == {held.body} and held.touches == {facts.robot}\n"
+        "    state = e.snapshot(); e.step(action, False)\n"
+        "    return alone and e.world.facts().touched_by_robot == {held.body}, state\n"
+        "for task in starts.HELD_FROM:\n"
+        "    e = b.make(task); s = [start(task, i, split) for split in ('train', 'dev') for i in range(4)]\n"
+        "    first = [told(e, x) for x in s]; again = [told(e, x) for x in reversed(s)][::-1]\n"
+        "    same = all(np.array_equal(x, y) for (_, x), (_, y) in zip(first, again))\n"
+        "    print('told:', all(held for held, _ in first + again), same)\n"
+        "    e.close()\n"
+        "e = b.make(task); s = start(task); play, tries = sim.play_until_held, []\n"
+        "def drops_it_once(world, lift):\n"
+        "    tries.append(lift); return play(world, lift) and len(tries) > 1\n"
+        "sim.play_until_held = drops_it_once; e.reset(s, False)\n"
+        "print('told:', tries == [starts.of(s).prelude, starts.of(s, 1).prelude], len(e.snapshot()) > 0)\n"
+        "sim.play_until_held = lambda *_: False; tried(lambda: e.reset(s, False)); e.close()",
+    )
+    assert told[:4] == ["True True"] * 4 and "not in the hand after 20 starts" in told[4]
+
+
+def test_the_lift_before_a_task_of_placing_is_the_one_that_the_id_stands_for(python):
+    """The script of lifting decides where these tasks begin: whoever changes it changes the benchmark."""
+    found = run(
+        python,
+        "for task in ('place_in_slider', 'place_in_drawer', 'stack_block'):\n"
+        "    e = b.make(task)\n"
+        "    for split in ('train', 'dev'):\n"
+        "        e.reset(start(task, 0, split), False); print('told:', *e.world.robot_obs()[:7])\n"
+        "    e.close()\n",
+    )
+    for line, expected in zip(found, HELD_AT, strict=True):
+        assert np.allclose([float(word) for word in line.split()], expected, atol=1e-4), line
 
 
 def test_demonstrations_of_the_expert(python, tmp_path):

@@ -25,7 +25,9 @@ def build(study: Path, out: Path, *, embed_limit: int = videos.EMBED_LIMIT) -> d
     differing, equal = view.audit(records)
     content = {
         "study": records.file,
+        "arms": view.arms(records),
         "answer": view.answer(records),
+        "recipes": view.recipes(records),
         "table": view.table(records),
         "level": next((f"{100 * e.level:g}" for row in records.table for e in row.estimates.values()), "95"),
         "estimands": sentences.ESTIMANDS,

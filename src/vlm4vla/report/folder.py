@@ -21,10 +21,15 @@ from vlm4vla.types import refuse
 
 
 class Arm(Record):
-    """One arm: folders relative to the study; ``run`` is null where nothing was trained."""
+    """One checkpoint of an arm: folders relative to the study; ``run`` is null where nothing was trained.
+
+    ``recipe`` is what the checkpoints of one arm share; null where there is one training run per arm.
+    """
 
     name: str
     label: str
+    recipe: str | None = None
+    recipe_label: str | None = None
     run: str | None
     eval: str
 
@@ -129,6 +134,7 @@ class Study:
     """All records of a study, checked against each other."""
 
     file: StudyFile
+    recipes: tuple[Estimate, ...]
     table: tuple[TableRow, ...]
     comparisons: tuple[Comparison, ...]
     training: tuple[Training, ...]
@@ -136,8 +142,9 @@ class Study:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Row name to printed label, as comparisons name their sides."""
-        return {row.name: row.label for row in self.table}
+        """Row or recipe name to printed label, as comparisons name their sides."""
+        recipes = {a.recipe: a.recipe_label or a.recipe for a in self.file.arms if a.recipe is not None}
+        return recipes | {row.name: row.label for row in self.table}
 
     def title(self, comparison: Comparison) -> str:
         """``Full fine-tuning − Vision frozen``; a policy against its own control: ``... − same with image-blank``."""
@@ -169,11 +176,22 @@ def load(folder: Path) -> Study:
     audit = _document(folder / "audit.json", Audit) if (folder / "audit.json").is_file() else None
     return Study(
         file=file,
+        recipes=tuple(_recipes(file, estimates, table)),
         table=tuple(table),
         comparisons=tuple(read_all(folder / "comparisons.jsonl", Comparison)),
         training=tuple(_training(folder, arm) for arm in file.arms),
         audit=audit,
     )
+
+
+def _recipes(file: StudyFile, estimates: Sequence[Estimate], table: Sequence[TableRow]) -> list[Estimate]:
+    """The recipes' estimates, each borne out by the rows of all its checkpoints."""
+    found = [e for e in estimates if e.estimand == "E3"]
+    for estimate in found:
+        names = {arm.name for arm in file.arms if arm.recipe == estimate.arm}
+        own = [r for row in table if row.kind == "arm" and row.arm in names for r in row.rows]
+        _check(estimate, own, estimate.arm)
+    return found
 
 
 def _document(path: Path, cls: type[R]) -> R:
@@ -219,7 +237,7 @@ def _table_rows(study: Path, entry: Arm | Reference, estimates: Sequence[Estimat
     out: list[TableRow] = []
     for control in sorted({row.control for row in rows}, key=lambda c: (c is not None, c or "")):
         own = tuple(row for row in rows if row.control == control)
-        mine = {e.task: e for e in estimates if e.arm == entry.name and e.control == control}
+        mine = {e.task: e for e in estimates if (e.arm, e.control) == (entry.name, control) and e.estimand != "E3"}
         for task, estimate in mine.items():
             _check(estimate, [row for row in own if task is None or row.task == task], entry.name)
         kind: Literal["reference", "arm", "control"] = "arm" if isinstance(entry, Arm) else "reference"

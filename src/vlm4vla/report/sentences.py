@@ -39,10 +39,13 @@ def p_value(value: float) -> str:
 
 def rate_sentence(label: str, estimate: Estimate) -> str:
     """``Full fine-tuning succeeded in 46 of 75 episodes: 61.3% (95% interval 50.0 to 71.5%).``"""
-    return _capital(
-        f"{label} succeeded in {estimate.successes} of {estimate.episodes} episodes: {percent(estimate.rate)}% "
-        f"({100 * estimate.level:g}% interval {percent(estimate.low)} to {percent(estimate.high)}%)."
-    )
+    interval = f"({100 * estimate.level:g}% interval {percent(estimate.low)} to {percent(estimate.high)}%)"
+    if estimate.estimand == "E3":
+        caution = f" Caution: {estimate.caution}." if estimate.caution else ""
+        rate = f"succeeds in {percent(estimate.rate)}% of episodes {interval}"
+        return _capital(f"{label}, trained {estimate.seeds} times, {rate}, as a recipe that is trained again.{caution}")
+    counts = f"{estimate.successes} of {estimate.episodes} episodes"
+    return _capital(f"{label} succeeded in {counts}: {percent(estimate.rate)}% {interval}.")
 
 
 def difference_sentence(comparison: Comparison, a: str, b: str) -> str:
@@ -53,10 +56,14 @@ def difference_sentence(comparison: Comparison, a: str, b: str) -> str:
     c = comparison
     numbers = (
         f"{points(c.difference)} points, {100 * c.level:g}% interval {points(c.low)} to {points(c.high)}, "
-        f"{p_value(c.p_value)}, {c.pairs} pairs of episodes"
+        f"{p_value(c.p_value)}, "
+        + (f"{c.seeds} training runs each" if c.pairs is None else f"{c.pairs} pairs of episodes")
     )
     if (c.low > 0 or c.high < 0) and c.p_value <= 1 - c.level:
         return _capital(f"{a} did {'better' if c.difference > 0 else 'worse'} than {b} ({numbers}).")
+    if c.equivalence is not None and c.equivalence_p is not None and c.equivalence_p <= 1 - c.level:
+        within = f"{100 * c.equivalence:g} points, as declared before the study, {p_value(c.equivalence_p)}"
+        return _capital(f"{a} and {b} are equal to within {within} ({numbers}).")
     return _capital(f"{a} and {b} cannot be told apart ({numbers}); this does not show that they are equal.")
 
 
@@ -74,7 +81,8 @@ def scope_sentence(comparison: Comparison) -> str:
             "This is about these two checkpoints on starts like these; with one training run on either side "
             "it says nothing about retraining."
         )
-    return "This is about the recipes: several training runs per arm stand behind it."
+    told = f" {_capital(comparison.caution)}." if comparison.caution else ""
+    return f"This is about the recipes: {comparison.seeds} training runs per arm stand behind it.{told}"
 
 
 def reading(comparison: Comparison, a: str | None = None, b: str | None = None) -> str:

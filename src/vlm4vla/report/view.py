@@ -1,13 +1,13 @@
 """What the templates print: records turned into rows of text. No markup here, and no statistics."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlm4vla.records import Comparison, EpisodeRow, Estimate, RunRecord
 from vlm4vla.report import sentences
-from vlm4vla.report.folder import AuditRow, Study, TableRow, Training
+from vlm4vla.report.folder import Arm, AuditRow, Study, TableRow, Training
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,18 @@ class Line:
     mean: Cell | None
     estimand: str
     anchor: str
+
+
+@dataclass(frozen=True)
+class RecipeLine:
+    """An arm as a recipe. ``letters``: it cannot be told apart from recipes that share one."""
+
+    label: str
+    mean: Cell | None
+    seeds: int
+    letters: str
+    caution: str
+    estimand: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,37 @@ def _cell(estimate: Estimate | None, anchor: str) -> Cell | None:
     )
 
 
+def arms(study: Study) -> str:
+    """``2 arms``, or ``2 arms, 3 training runs each``."""
+    names = {arm.recipe or arm.name for arm in study.file.arms}
+    text = f"{len(names)} arm{'' if len(names) == 1 else 's'}"
+    runs = len(study.file.arms) // max(len(names), 1)
+    return text if runs == 1 else f"{text}, {runs} training runs each"
+
+
+def recipes(study: Study) -> list[RecipeLine]:
+    """The arms as recipes, best first."""
+    found = sorted(study.recipes, key=lambda e: -e.rate)
+    first = {arm.recipe: f"rows-{i}" for i, arm in reversed(list(_places(study)))}
+    return [
+        RecipeLine(
+            study.labels.get(e.arm, e.arm),
+            _cell(e, first[e.arm]),
+            e.seeds or 0,
+            e.letters or "",
+            e.caution or "",
+            e.estimand,
+        )
+        for e in found
+    ]
+
+
+def _places(study: Study) -> Iterator[tuple[int, Arm]]:
+    """Index in the table, and entry, of every checkpoint without a control."""
+    entries = {arm.name: arm for arm in study.file.arms}
+    return ((i, entries[row.arm]) for i, row in enumerate(study.table) if row.kind == "arm")
+
+
 def episodes(study: Study) -> list[Episodes]:
     """Every row of the study, grouped as the main table's lines and cells are."""
     out: list[Episodes] = []
@@ -146,10 +189,12 @@ def answer(study: Study) -> Answer:
         rows = [r for r in study.table if r.kind == kind and None in r.estimates]
         return [sentences.rate_sentence(r.label, r.estimates[None]) for r in rows]
 
+    retrained = [sentences.rate_sentence(labels.get(e.arm, e.arm), e) for e in study.recipes]
+
     return Answer(
         verdicts=[verdict(c) for c in of_arms],
         scope=list(dict.fromkeys(sentences.scope_sentence(c) for c in study.comparisons)),
-        rates=rates("arm"),
+        rates=retrained or rates("arm"),
         scale=rates("reference") + [verdict(c) for c in of_references],
         controls=[verdict(c) for c in of_controls] or rates("control"),
     )

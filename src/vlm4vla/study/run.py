@@ -20,7 +20,7 @@ from vlm4vla.report.build import build
 from vlm4vla.report.sentences import row_name
 from vlm4vla.rollout import jobs
 from vlm4vla.schemas import EvalConfig, StudyConfig
-from vlm4vla.study import audit, cells, compare, execute, plan
+from vlm4vla.study import audit, cells, compare, execute, plan, recipes
 from vlm4vla.study.execute import Say
 from vlm4vla.types import Benchmark, RunFailed, refuse, step_limit_of
 
@@ -136,20 +136,34 @@ class Study:
         rows = self.rows()
         found = cells.cells(self.config, self.out)
         runs = {cell.eval.arm: records.read_one(cell.train.out / "run.json", RunRecord) for cell in found}
-        records.write_all(self.out / "estimates.jsonl", compare.estimates(rows))
-        records.write_all(self.out / "comparisons.jsonl", self._comparisons(rows))
+        means, differences = self._recipes(rows)
+        records.write_all(self.out / "estimates.jsonl", [*means, *compare.estimates(rows)])
+        records.write_all(self.out / "comparisons.jsonl", [*differences, *self._comparisons(rows)])
         records.write_atomic(self.out / "audit.json", json.dumps(audit.audit(self.config, runs), indent=1) + "\n")
         records.write_atomic(self.out / "study.json", json.dumps(self._summary(guess), indent=1) + "\n")
         self.say("[report]")
         build(self.out, self.out / "report")
         records.write_atomic(self.out / "finished.json", json.dumps({"identity": self.identity}) + "\n")
 
+    def _recipes(self, rows: list[EpisodeRow]) -> tuple[list[records.Estimate], list[records.Comparison]]:
+        """What holds for the arms when they are trained again; nothing can be said of one training run each."""
+        if len(self.config.seeds) < 2:
+            return [], []
+        of_arm: dict[str, list[list[EpisodeRow]]] = {}
+        for cell in cells.cells(self.config, self.out):
+            own = [row for row in rows if row.arm == cell.eval.arm and row.control is None]
+            of_arm.setdefault(cell.arm, []).append(own)
+        return recipes.conclude(of_arm, equivalence=self.config.equivalence, variances=self.config.variances)
+
     def _comparisons(self, rows: list[EpisodeRow]) -> list[records.Comparison]:
-        """First arm against every other, each arm against its controls and the floor; Holm over the whole family."""
+        """First arm against every other, each arm against its controls and the floor; Holm over the whole family.
+
+        With several seeds arms are compared as recipes, and no checkpoint of one with a checkpoint of another.
+        """
         found = cells.cells(self.config, self.out)
         pairs: list[tuple[Key, Key]] = []
-        for seed in self.config.seeds:
-            first, *others = [cell for cell in found if cell.seed == seed]
+        if len(self.config.seeds) == 1:
+            first, *others = found
             pairs += [((first.eval.arm, None), (other.eval.arm, None)) for other in others]
         for cell in found:
             name = cell.eval.arm
@@ -174,6 +188,8 @@ class Study:
                 {
                     "name": cell.eval.arm,
                     "label": self._label(cell),
+                    "recipe": cell.arm,
+                    "recipe_label": self.config.arms[cell.arm].label,
                     "run": os.path.relpath(cell.train.out, self.out),
                     "eval": os.path.relpath(cell.eval.out, self.out),
                 }

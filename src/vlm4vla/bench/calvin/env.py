@@ -7,6 +7,7 @@ reasons, the sources and the measurements.
 import hashlib
 import os
 import platform
+import re
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -79,7 +80,7 @@ class Benchmark:
         self.id = f"{ID}+env-{PINNED}" if self._forgets_led else ID
 
     def tasks(self) -> tuple[str, ...]:
-        """The chain, which the published number is about, and the single tasks that have starts and an expert."""
+        """The chain, which the published number is about, and the 34 single tasks."""
         return (*SINGLE[:1], CHAIN, *SINGLE[1:])
 
     def instruction(self, task: str) -> str:
@@ -108,13 +109,18 @@ class Benchmark:
         )
 
     def describe(self, episode: EpisodeSpec) -> dict[str, Any]:
-        """Tasks, scene and state of a start; a chain also has the number of its initial state (0 to 191)."""
+        """Tasks, scene and state of a start; a chain also has the number of its initial state (0 to 191).
+
+        ``prelude``: the task of lifting that the script plays from that state before the episode begins, or null. In
+        the few starts where it fails another state is drawn, in the same scene; only the simulator knows of that.
+        """
         start = starts.of(episode)
         chain = episode.task == CHAIN
         return {
             "subtasks": list(start.tasks),
             "initial_state": sequences.state_number(episode.split, episode.index) if chain else None,
             "scene": start.scene,
+            "prelude": start.prelude,
             "robot_obs": start.robot_obs.tolist(),
             "scene_obs": start.scene_obs.tolist(),
         }
@@ -139,7 +145,7 @@ class Benchmark:
         return ScriptedExpert(env)
 
     def do_nothing(self) -> Vector:
-        """No motion, gripper open (as it is at every start)."""
+        """No motion, gripper open (as it is at every start, but where a block is in the hand: that one falls)."""
         return np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
 
     def versions(self) -> dict[str, str]:
@@ -166,7 +172,9 @@ def start_seed(split: Split, task: str, index: int) -> int:
 def decides_scores() -> dict[str, Any]:
     """Everything that a score depends on, as plain data; ``protocol.DIGEST`` is the digest of it."""
     here = Path(__file__).parent
-    first = [start_seed(split, task, i) for split in SPLITS for task in Benchmark().tasks() for i in (0, 1)]
+    listed = [(split, task, i) for split in SPLITS for task in Benchmark().tasks() for i in (0, 1)]
+    draws = {task: 2 if task in starts.HELD_FROM else 1 for task in Benchmark().tasks()}
+    first = [EpisodeSpec(ID, split, task, i, start_seed(split, task, i), "") for split, task, i in listed]
     return {
         "id": ID,
         "constants": constants(protocol),
@@ -182,21 +190,23 @@ def decides_scores() -> dict[str, Any]:
         "tasks": sequences.TASKS,
         "scenes": [asdict(scenes.BY_NAME[name]) for name in scenes.SCENES],
         "sequences": hashlib.sha256((here / "sequences.txt").read_bytes()).hexdigest(),
+        "held_from": starts.HELD_FROM,
         "first_scenes": [
-            starts.of(EpisodeSpec(ID, split, task, i, start_seed(split, task, i), "")).scene_obs.round(9).tolist()
-            for split in SPLITS
-            for task in Benchmark().tasks()
-            for i in (0, 1)
+            starts.of(episode, draw).scene_obs.round(9).tolist()
+            for episode in first
+            for draw in range(draws[episode.task])
         ],
-        "first_seeds": first,
+        "first_preludes": [starts.of(episode).prelude for episode in first],
+        "first_seeds": [episode.seed for episode in first],
         "pins": (here / "requirements.txt").read_text().split(),
     }
 
 
 @cache
 def _assets_digest() -> str:
-    """Over names and bytes of everything that scenes, robot and sentences are read from."""
+    """Over names and bytes of everything that scenes, robot and sentences are read from; refuses missing meshes."""
     folder = assets.folder("calvin")
+    _check_meshes(folder)
     digest = hashlib.sha256()
     for path in sorted(
         [*(folder / _DATA).rglob("*"), *(folder / name for name in (language.EVALUATION, language.TRAINING))]
@@ -205,6 +215,18 @@ def _assets_digest() -> str:
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _check_meshes(folder: Path) -> None:
+    """Bullet loads a body whose mesh is missing without it, with a line in the log: other physics, other pictures."""
+    for urdf in sorted((folder / _DATA).rglob("*.urdf")):
+        for name in re.findall(r'filename="(?:package://)?([^"]+)"', urdf.read_text()):
+            if not (urdf.parent / name).is_file() and urdf.name not in _UNUSED:
+                raise refuse(
+                    f"The assets of 'calvin' are incomplete: {urdf.relative_to(folder)} names {name}, which is missing",
+                    possible="the official files, all of them",
+                    todo="Restore the file, or run `vlm4vla bench install calvin --assets FOLDER` with a whole folder.",
+                )
 
 
 def _known(task: str) -> str:

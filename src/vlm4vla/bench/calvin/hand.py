@@ -91,9 +91,11 @@ class Hand:
         yield from self._to(block, yaw, tilt=tilt)
         yield from self._grip(CLOSE)
 
-    def _let_go(self, goal: Array, tilt: Tilt) -> Moves:
+    def _let_go(self, colour: str, goal: Array, tilt: Tilt) -> Moves:
+        """Set the block in the hand down with its middle at ``goal`` (3): it need not be held by its middle."""
         yield from self._over(goal[0], goal[1], CLOSE)
         yield from self._to(np.array([goal[0], goal[1], HIGH - 0.06]), tilt=tilt)
-        yield from self._to(goal, speed=SPEED / 2, tilt=tilt)
+        at = goal - (self._block(colour)[0] - self._tool())
+        yield from self._to(at, speed=SPEED / 2, tilt=tilt)
         yield from self._grip(OPEN)
-        yield from self._to(np.array([goal[0], min(goal[1], 0.0), HIGH]), tilt=tilt)
+        yield from self._to(np.array([at[0], min(at[1], 0.0), HIGH]), tilt=tilt)

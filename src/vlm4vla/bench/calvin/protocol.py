@@ -5,7 +5,7 @@ after a release gives the benchmark a new ``ID``, and then writes down the diges
 """
 
 ID = "calvin-abc-d-v1"
-DIGEST = "e4fa7f2e93328f8995e788490545dfbed88ee34a39e7df13a456419e44712cd2"
+DIGEST = "f6a711ed8e024e0d323049403edde300f7ed6691fb8260c7e711683eb1fc7cdc"
 
 PHYSICS_HZ, CONTROL_HZ = 240, 30
 POSITION_UNIT, ANGLE_UNIT = 0.02, 0.05  # metres and radians of one unit of an action

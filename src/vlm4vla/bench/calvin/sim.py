@@ -15,7 +15,7 @@ from vlm4vla.bench.common import chosen_cameras
 from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
 
 _live: list["TableEnv"] = []  # at most one
-_ATTEMPTS = 20  # starts drawn at most; none needed more than two (README)
+_ATTEMPTS = 20  # starts drawn at most, where lifting fails
 
 
 class TableEnv:

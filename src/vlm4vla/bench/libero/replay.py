@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vlm4vla.bench.libero.env import Benchmark
 from vlm4vla.bench.libero.sim import PandaEnv
 from vlm4vla.bench.libero.tasks import SUITE_OF
-from vlm4vla.types import EpisodeSpec, refuse
+from vlm4vla.types import EpisodeSpec, Split, refuse
 
 _SUFFIX = "_demo.hdf5"
 
@@ -58,7 +58,8 @@ def replay(path: str) -> dict[str, Any]:
 def _one(env: PandaEnv, bench: Benchmark, task: str, demo: dict[str, Any]) -> dict[str, Any]:
     """One demonstration: actions (N, 7) with the file's gripper sense, states (N, S), ours (null: somebody else's)."""
     ours = demo["ours"]
-    seed, index, split = (ours["info"]["seed"], ours["source"], "train") if ours else (0, 0, "eval")
+    split: Split = "train" if ours else "eval"
+    seed, index = (ours["info"]["seed"], ours["source"]) if ours else (0, 0)
     env.reset(EpisodeSpec(bench.id, split, task, index, seed, ""), render=False)
     if ours is None:
         env.restore(demo["states"][0])

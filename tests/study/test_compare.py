@@ -9,7 +9,8 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from vlm4vla.records import EpisodeRow
-from vlm4vla.study.compare import adjusted, bootstrap_interval, compare, estimates, holm, reading
+from vlm4vla.study.compare import adjusted, bootstrap_interval, compare, estimates, reading
+from vlm4vla.study.multiplicity import holm
 from vlm4vla.types import UserError
 
 

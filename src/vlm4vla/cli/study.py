@@ -168,7 +168,8 @@ def _study_simulate(a: argparse.Namespace, _rest: list[str]) -> int:
     from vlm4vla.study import simulate
 
     grid = simulate.QUICK if a.quick else simulate.Grid()
-    found = simulate.simulate(a.studies or (200 if a.quick else 2000), a.seed, grid, say)
+    studies = (200 if a.quick else 2000) if a.studies is None else a.studies
+    found = simulate.simulate(studies, a.seed, grid, say)
     if a.json:
         print_json(found)
     else:

@@ -10,14 +10,13 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from vlm4vla.records import Comparison, EpisodeRow, Estimate
 from vlm4vla.report import sentences
+from vlm4vla.study.multiplicity import holm
+from vlm4vla.study.successes import by_start, common_starts
 from vlm4vla.types import refuse
-
-Start = tuple[str, int]  # task, episode
 
 RESAMPLES = 10_000
 SMOOTHING_PAIRS = 2.0
@@ -44,7 +43,7 @@ def estimates(rows: Sequence[EpisodeRow], level: float = 0.95) -> list[Estimate]
     table = sorted(rows, key=lambda r: order[(r.arm, r.control, r.benchmark)])
     for (arm, control, benchmark), group in groupby(table, key=lambda r: (r.arm, r.control, r.benchmark)):
         name = sentences.row_name(arm, control)
-        starts = _starts(list(group), name)
+        starts = by_start(list(group), name)
         tasks = list(dict.fromkeys(task for task, _ in starts))
         missing = tasks_of.get(benchmark, set()) - set(tasks)
         if missing:
@@ -76,8 +75,8 @@ def compare(
     may be run on fewer episodes.
     Estimand E2: these two checkpoints on starts like these.
     """
-    a, b = _starts(rows_a, a_name), _starts(rows_b, b_name)
-    pairs = _pairs(a, b, a_name, b_name)
+    a, b = by_start(rows_a, a_name), by_start(rows_b, b_name)
+    pairs = common_starts(a, b, a_name, b_name)
     tasks = list(dict.fromkeys(task for task, _ in pairs))
     outcome_a = np.array([a[k].success for k in pairs])
     outcome_b = np.array([b[k].success for k in pairs])
@@ -124,13 +123,6 @@ def bootstrap_interval(
     low, high = np.quantile(mean, [(1 - level) / 2, (1 + level) / 2])
     observed = float(np.mean((counts[:, 2] - counts[:, 0]) / size))
     return min(float(low), observed), max(float(high), observed)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given; [] for none."""
-    if not p_values:
-        return []
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -184,53 +176,3 @@ def _estimate(
         method=method,
         estimand="E2",
     )
-
-
-def _starts(rows: Sequence[EpisodeRow], name: str) -> dict[Start, EpisodeRow]:
-    """The rows of one checkpoint by start; refuses rows of several checkpoints, benchmarks or controls, and repeats."""
-    if not rows:
-        raise refuse(f"There are no rows of {name!r}", todo="Run its evaluation first.")
-    for field in ("run", "arm", "control", "benchmark"):
-        values = sorted({str(getattr(r, field)) for r in rows})
-        if len(values) > 1:
-            raise refuse(
-                f"The rows of {name!r} have more than one {field}: {', '.join(values)}",
-                possible="rows of one checkpoint, one benchmark version and one control",
-                todo="Compare them separately; versions and training runs are never pooled.",
-            )
-    starts = {(r.task, r.episode): r for r in rows}
-    if len(starts) < len(rows):
-        raise refuse(
-            f"{len(rows) - len(starts)} episodes of {name!r} are there twice",
-            possible="one row per task and episode",
-            todo="Give each rows.jsonl once.",
-        )
-    return starts
-
-
-def _pairs(a: dict[Start, EpisodeRow], b: dict[Start, EpisodeRow], a_name: str, b_name: str) -> list[Start]:
-    """The common starts in task and episode order, or a refusal that says where the two sides differ."""
-    first_a, first_b = next(iter(a.values())), next(iter(b.values()))
-    if first_a.benchmark != first_b.benchmark:
-        raise refuse(
-            f"{a_name!r} was evaluated on {first_a.benchmark}, {b_name!r} on {first_b.benchmark}",
-            possible="one benchmark id with one version on both sides",
-            todo="Evaluate both on the same version; a changed step limit or success rule is another benchmark.",
-        )
-    common = sorted(a.keys() & b.keys())
-    different = sorted(a.keys() ^ b.keys())
-    if not common or (different and first_a.run != first_b.run):
-        raise refuse(
-            f"{a_name!r} has {len(a)} starts, {b_name!r} has {len(b)}, {len(common)} are shared",
-            possible="the same (task, episode) on both sides",
-            todo="Let both evaluations finish on the same start list.",
-        )
-    for start in common:
-        if a[start].seed != b[start].seed:
-            raise refuse(
-                f"Task {start[0]!r} episode {start[1]} has seed {a[start].seed} for {a_name!r} and {b[start].seed} "
-                f"for {b_name!r}: these are different starts",
-                possible="the same seed for the same (task, episode) on both sides",
-                todo="Evaluate both on the same split of the same benchmark version.",
-            )
-    return common

@@ -16,7 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from vlm4vla import records, registry
-from vlm4vla.bench import install
+from vlm4vla.bench import assets, install
+from vlm4vla.types import UserError
 
 _LIST = (
     "import json; from importlib.metadata import distributions; "
@@ -104,7 +105,7 @@ def _graphics() -> list[Finding]:
         ("OSMesa", "OSMesa", "libosmesa6", "software rendering of MuJoCo"),
         ("EGL", "EGL", "libegl1 libegl-mesa0", "GPU rendering of MuJoCo and PyBullet"),
         ("GL", "GL", "libgl1", "MuJoCo"),
-        ("Vulkan", "vulkan", "libvulkan1 mesa-vulkan-drivers", "SAPIEN"),
+        ("Vulkan", "vulkan", "libvulkan1", "SAPIEN, unless its `bench install` has fetched a driver"),
     )
     out: list[Finding] = []
     for what, library, package, use in table:
@@ -155,12 +156,25 @@ def _benches() -> list[Finding]:
         )
         packages: dict[str, str] = json.loads(listed.stdout) if listed.returncode == 0 else {}
         pins = _pins(name)
-        wrong = [f"{p} {packages.get(p, 'absent')} instead of {v}" for p, v in pins.items() if packages.get(p) != v]
+        found = {p: packages.get(p, "absent") for p in pins}
+        wrong = [f"{p} {found[p]} instead of {v}" for p, v in pins.items() if found[p].split("+")[0] != v]
         if wrong:
             out.append(Finding(f"bench {name}", "gap", "; ".join(wrong), f"vlm4vla bench install {name}"))
+        elif lacks := _lacks(name):
+            out.append(Finding(f"bench {name}", "gap", "installed, but it will not start", lacks))
         else:
             out.append(Finding(f"bench {name}", "ok", ", ".join(f"{p} {v}" for p, v in list(pins.items())[:3])))
     return out
+
+
+def _lacks(name: str) -> str:
+    """What an installed benchmark lacks besides its packages, as a sentence; "" if nothing."""
+    try:
+        if assets.needs_any(name):
+            assets.folder(name)
+        return install.missing(name)
+    except UserError as error:
+        return str(error)
 
 
 def _pins(name: str) -> dict[str, str]:

@@ -7,12 +7,15 @@ A stamp with a hash of the requirements is written last, so a half-made environm
 another one says that pip is through, so that a failed smoke test does not cost the downloads.
 A benchmark's folder may also have ``apt.txt`` (Debian packages), ``python.txt`` (Python versions its wheels exist
 for, such as ``3.11 3.12``) and ``requirements-no-deps.txt`` (packages whose own requirements are not followed, because
-they are wrong or enormous; it counts as a part of the requirements).
+they are wrong or enormous; it counts as a part of the requirements). What else it needs once the packages are there,
+``prepare(python, log)`` in its ``prepare.py`` brings (standard library only, run in the main environment), and
+``missing(python)`` there says what the system lacks.
 """
 
 import errno
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -21,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from vlm4vla import registry
 from vlm4vla.types import UserError, refuse
@@ -83,6 +87,12 @@ def python_of(name: str) -> Path:
     return _python(name)
 
 
+def missing(name: str) -> str:
+    """A sentence on what an installed benchmark lacks of the system, "" if nothing is known to be missing."""
+    more = _preparation(name)
+    return "" if more is None else str(more.missing(python_of(name)))
+
+
 def link_folder() -> Path:
     """A folder whose one entry leads to the running ``vlm4vla`` package, to be put on a simulator's ``sys.path``.
 
@@ -120,6 +130,8 @@ def install(name: str, log: Log) -> None:
                 log(f"{name}: going on with {_env(name)}, where pip is through")
             else:
                 _fill(name, lock, log)
+            if (more := _preparation(name)) is not None:
+                more.prepare(_python(name), log)
             log(f"{name}: {_smoke_test(name, lock)}")
             _write_stamp(name, _WHOLE)
             log(f"{name}: installed")
@@ -142,6 +154,12 @@ def _fill(name: str, lock: int, log: Log) -> None:
         problem = "pip cannot install the benchmark's requirements"
         _run(pip + words, lock, problem, "Check the network, then run it again.")
     _write_stamp(name, _PIP_DONE)
+
+
+def _preparation(name: str) -> ModuleType | None:
+    if not (folder_of(name) / "prepare.py").is_file():
+        return None
+    return importlib.import_module(f"{registry.find('bench', name).__package__}.prepare")
 
 
 def _smoke_test(name: str, lock: int) -> str:

@@ -123,7 +123,8 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
 def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     """The scripted expert with noise on its arm; what is recorded is what was seen, and the clean action as label.
 
-    Gaussian noise of sd ``noise`` is added to the arm dimensions and clipped to their limits. Recording goes on for
+    Gaussian noise of sd ``noise`` (of the typical size of actions, where they have no limits) is added to the arm
+    dimensions and clipped to their limits. Recording goes on for
     ``after_success`` steps after the first success. An episode without success, or one that is asked for without
     ``pictures``, comes back without them.
     ``vectors``: what the simulator's own data format wants to know, where it has one (``Env.vectors``), of every frame
@@ -133,6 +134,7 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     spec, expert = bench.action_spec, bench.expert(env)
     low, high = (np.array([getattr(d, side) for d in spec.dimensions], np.float32) for side in ("low", "high"))
     arm = list(spec.arm)
+    size = getattr(bench, "typical", np.ones(spec.size, np.float32))[arm]
     random = np.random.default_rng(np.random.SeedSequence(episode.seed))
     seen: list[Observation] = []
     labels: list[Vector] = []
@@ -148,7 +150,7 @@ def demo(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
         assert result.observation is not None
         label = spec.check(expert.act())
         noisy = label.copy()
-        noisy[arm] += random.normal(0.0, noise, len(arm)).astype(np.float32)
+        noisy[arm] += size * random.normal(0.0, noise, len(arm)).astype(np.float32)
         seen.append(result.observation)
         labels.append(label)
         executed.append(np.clip(noisy, low, high))

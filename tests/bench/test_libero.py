@@ -10,9 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from vlm4vla.bench.libero import protocol, starts
-from vlm4vla.bench.libero.env import Benchmark, decides_scores
-from vlm4vla.bench.libero.tasks import SUITE_OF, SUITES, instruction
+from vlm4vla.bench.libero import protocol, starts, variants
+from vlm4vla.bench.libero.env import SUITES_SETTING, Benchmark, decides_scores
+from vlm4vla.bench.libero.tasks import DEFAULT, SUITE_OF, SUITES, instruction
 from vlm4vla.data.formats import libero_layout as layout
 from vlm4vla.types import SPLITS, UserError, step_limit_of
 
@@ -21,8 +21,8 @@ BOWL = "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on
 
 def test_forty_tasks_each_with_the_instruction_of_published_evaluations():
     bench = Benchmark()
-    assert bench.tasks() == tuple(SUITE_OF) and len(bench.tasks()) == 40
-    assert [len(names) for names in SUITES.values()] == [10, 10, 10, 10]
+    assert bench.tasks() == tuple(task for suite in DEFAULT for task in SUITES[suite]) and len(bench.tasks()) == 40
+    assert [len(names) for names in SUITES.values()] == [10, 10, 10, 10, 90] and len(SUITE_OF) == 130
     texts = [bench.instruction(task) for task in bench.tasks()]
     assert len(set(texts)) == 40
     for text in texts:
@@ -46,8 +46,42 @@ def test_its_numbers_mean_what_those_of_its_data_files_mean():
 def test_each_suite_has_its_published_step_limit():
     bench = Benchmark()
     limits = {suite: {step_limit_of(bench, task) for task in names} for suite, names in SUITES.items()}
-    assert limits == {"libero_10": {520}, "libero_goal": {300}, "libero_object": {280}, "libero_spatial": {220}}
+    four = {"libero_10": {520}, "libero_goal": {300}, "libero_object": {280}, "libero_spatial": {220}}
+    assert limits == four | {"libero_90": {400}}
     assert bench.step_limit == 520
+
+
+def test_other_suites_are_listed_when_asked_for(monkeypatch):
+    monkeypatch.setenv(SUITES_SETTING, "libero_90")
+    bench = Benchmark()
+    assert len(bench.tasks()) == 90 and bench.step_limit == 400 and bench.id == "libero-v1"
+    assert bench.instruction("KITCHEN_SCENE8_turn_off_the_stove") == "turn off the stove"
+    monkeypatch.setenv(SUITES_SETTING, "libero_goal,libero_90")
+    assert Benchmark().tasks()[:10] == SUITES["libero_goal"]
+    monkeypatch.setenv(SUITES_SETTING, "libero_9")
+    with pytest.raises(UserError, match="Did you mean 'libero_90'"):
+        Benchmark()
+
+
+def test_protocols_of_other_tools_are_versions_of_their_own(monkeypatch):
+    ours = Benchmark()
+    monkeypatch.setenv(variants.SETTING, "lerobot")
+    theirs = Benchmark()
+    assert theirs.id == "libero-v1+lerobot" and theirs.episodes("eval", BOWL, 1)[0].benchmark == theirs.id
+    changed = {SUITE_OF[task] for task, limit in theirs.step_limits.items() if limit != ours.step_limits[task]}
+    assert changed == {"libero_spatial"} and step_limit_of(theirs, BOWL) == 280 and theirs.cameras == ours.cameras
+    monkeypatch.setenv(variants.SETTING, "original")
+    first = Benchmark()
+    assert first.id == "libero-v1+original" and set(first.step_limits.values()) == {600} == {first.step_limit}
+    assert {(camera.height, camera.width) for camera in first.cameras} == {(128, 128)}
+    assert [camera.name for camera in first.cameras] == [camera.name for camera in ours.cameras]
+
+
+@pytest.mark.parametrize(("name", "said"), [("openpi", "once per task"), ("lerobo", "Did you mean 'lerobot'")])
+def test_what_cannot_be_reproduced_is_refused(monkeypatch, name, said):
+    monkeypatch.setenv(variants.SETTING, name)
+    with pytest.raises(UserError, match=said):
+        Benchmark()
 
 
 def test_starts_are_fixed_disjoint_and_grow_at_the_end():
@@ -66,8 +100,6 @@ def test_unknown_names_are_refused():
     bench = Benchmark()
     with pytest.raises(UserError, match=f"Did you mean '{BOWL}'"):
         bench.instruction(BOWL[:-1])
-    with pytest.raises(UserError, match="libero_90 is not covered"):
-        bench.make("KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet")
     with pytest.raises(UserError, match="train, dev, eval"):
         bench.episodes("test", BOWL, 1)
     with pytest.raises(UserError, match="bench install libero"):

@@ -1,6 +1,8 @@
 """The real simulator in its own environment (made if it is absent: a minute of downloads)."""
 
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from PIL import Image
 
 from vlm4vla.bench import assets, install
 from vlm4vla.bench.libero.env import Benchmark
+from vlm4vla.bench.libero.variants import SETTING
 from vlm4vla.rollout import check
 from vlm4vla.rollout.pool import WorkerPool
 from vlm4vla.types import UserError
@@ -41,6 +44,15 @@ def python() -> Path:
         assets.provide("libero", SHARED / "libero", print)
     install.install("libero", print)
     return install.python_of("libero")
+
+
+@pytest.fixture
+def other_assets(tmp_path, monkeypatch) -> Path:
+    """A folder of links to every asset file, in use in this test."""
+    whole = tmp_path / "assets" / "libero"
+    shutil.copytree(assets.folder("libero"), whole, copy_function=os.symlink)
+    monkeypatch.setenv("VLM4VLA_HOME", str(tmp_path))
+    return whole
 
 
 def run(python: Path, script: str, *words: str) -> str:
@@ -145,7 +157,119 @@ def test_objects_that_fly_off_stop_the_evaluation(python):
         "except RuntimeError as error: print(error)",
         CANS,
     )
-    assert "fly off" in out and "This is mujoco 3.3.2" in out and "ketchup_1 by 0.03 m" in out
+    assert "fly off" in out and "This is mujoco 3.3.2" in out and "ketchup_1 up by 0.03 m" in out
+
+
+def test_objects_that_fly_off_sideways_do_so_too(python):
+    """Everything moves a little: what is within the bound is let be, and told where the bound is next to nothing."""
+    out = run(
+        python,
+        "from vlm4vla.bench.libero import protocol\n"
+        "e = opened(sys.argv[1]); e.reset(start('eval', sys.argv[1], 0), render=False); print('stands')\n"
+        "protocol.SETTLE_SIDEWAYS_M = 1e-5\n"
+        "try: e.reset(start('eval', sys.argv[1], 0))\n"
+        "except RuntimeError as error: print(error)",
+        CANS,
+    )
+    stands, error = out.splitlines()[-2:]
+    assert stands == "stands" and "fly off" in error and "sideways by 0.0" in error
+
+
+def test_another_mujoco_is_refused_at_the_start(python):
+    out = run(
+        python,
+        "import vlm4vla.bench.libero.render, mujoco\n"
+        "mujoco.__version__ = '3.8.1'\n"
+        "try: b.make(sys.argv[1])\n"
+        "except RuntimeError as error: print(error)",
+        SOUP,
+    )
+    assert "This is mujoco 3.8.1" in out and "evaluated under 3.3.2" in out and "bench install libero" in out
+
+
+def test_a_missing_asset_is_named(python, other_assets):
+    gone = "assets/articulated_objects/flat_stove/metal.png"
+    (other_assets / gone).unlink()
+    out = run(
+        python, "try: b.make(sys.argv[1])\nexcept ValueError as error: print(str(error).replace(chr(10), ' '))", SOUP
+    )
+    assert f"{gone} is missing" in out and "Give the folder that holds all of them" in out
+
+
+def test_libero_90_runs_where_its_files_are_there_and_names_them_where_not(python, other_assets):
+    shutil.rmtree(other_assets / "assets/stable_scanned_objects/white_bowl", ignore_errors=True)
+    out = run(
+        python,
+        "there, lacking = sys.argv[1:]\n"
+        "try: b.make(lacking)\n"
+        "except ValueError as error: print(str(error).replace(chr(10), ' '))\n"
+        "e = opened(there); e.reset(start('train', there, 0), render=False)\n"
+        "r = e.reset(start('eval', there, 49))\n"
+        "for i in range(3): r = e.step(b.do_nothing(), True)\n"
+        "print(r.success, {k: v.std() > 5 for k, v in r.observation.images.items()}, r.observation.instruction)\n"
+        "try: b.expert(e)\n"
+        "except ValueError as error: print(str(error).replace(chr(10), ' '))",
+        "KITCHEN_SCENE8_turn_off_the_stove",
+        "KITCHEN_SCENE7_put_the_white_bowl_on_the_plate",
+    )
+    missing, picture, unable = out.splitlines()[-3:]
+    assert "assets/stable_scanned_objects/white_bowl/white_bowl.xml" in missing
+    assert picture.startswith("False") and picture.endswith("turn off the stove") and picture.count("True") == 2
+    assert "cannot do 'KITCHEN_SCENE8_turn_off_the_stove': its goal has the part turnoff flat_stove_1" in unable
+
+
+def test_an_action_that_is_no_number_is_refused_and_moves_nothing(python):
+    out = run(
+        python,
+        "e = opened(sys.argv[1]); e.reset(start('train', sys.argv[1], 0), render=False); was = e.snapshot()\n"
+        "a = b.do_nothing(); a[1] = np.nan\n"
+        "try: e.step(a, False)\n"
+        "except ValueError as error: print(str(error).replace(chr(10), ' '))\n"
+        "print(np.array_equal(was, e.snapshot()))",
+        SOUP,
+    )
+    refused, same = out.splitlines()[-2:]
+    assert "nan" in refused.lower() and same == "True"
+
+
+def test_the_protocol_of_libero_itself(python, tmp_path, monkeypatch):
+    """Five steps of zeros instead of ten with an open hand, small pictures, rows as OpenGL has them."""
+    script = (
+        "e = opened(sys.argv[1]); r = e.reset(start('eval', sys.argv[1], 0))\n"
+        "np.savez(sys.argv[2], fingers=e.fingers(), time=e.data.time - e._states[0][0], **r.observation.images)\n"
+    )
+    run(python, script, BOWL, str(tmp_path / "ours.npz"))
+    monkeypatch.setenv(SETTING, "original")
+    run(python, script, BOWL, str(tmp_path / "theirs.npz"))
+    ours, theirs = np.load(tmp_path / "ours.npz"), np.load(tmp_path / "theirs.npz")
+    assert abs(float(ours["time"]) - 0.5) < 1e-6 and abs(float(theirs["time"]) - 0.25) < 1e-6
+    assert ours["fingers"][0] > 0.035 and 0.015 < theirs["fingers"][0] < 0.025
+    small = np.asarray(Image.fromarray(ours["agentview"]).resize((128, 128), Image.Resampling.BOX), float)
+    assert theirs["agentview"].shape == (128, 128, 3)
+    assert np.abs(theirs["agentview"][::-1, ::-1] - small).mean() < 6.0 < np.abs(theirs["agentview"] - small).mean()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it",
+        "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it",
+        "open_the_top_drawer_and_put_the_bowl_inside",
+        DRAWER,
+    ],
+)
+def test_the_expert_handles_what_turns_and_slides(python, task):
+    """Of two starts one may fail: rates are measured, not tested (README)."""
+    out = run(
+        python,
+        "task = sys.argv[1]; e = opened(task); done = []\n"
+        "for i in (0, 1):\n"
+        "    s = start('train', task, i); e.reset(s, render=False); x = b.expert(e); x.reset(s)\n"
+        "    done.append(any(e.step(x.act(), False).success for _ in range(b.step_limits[task])))\n"
+        "print(sum(done))",
+        task,
+    )
+    assert int(out.splitlines()[-1]) >= 1
 
 
 def test_a_second_live_environment_is_refused_and_a_closed_one_is_dead(python):
@@ -157,13 +281,11 @@ def test_a_second_live_environment_is_refused_and_a_closed_one_is_dead(python):
         "    try: f()\n"
         "    except (RuntimeError, ValueError) as error: print(error)\n"
         "tried(lambda: b.make(other)); e.close(); tried(lambda: e.reset(s))\n"
-        "e = b.make(other); tried(lambda: e.reset(s)); e.close()\n"
-        "tried(lambda: b.expert(b.make('turn_on_the_stove')))",
+        "e = b.make(other); tried(lambda: e.reset(s)); e.close()",
         SOUP,
         BOWL,
     )
-    second, closed, wrong, unable = out.splitlines()[-4:]
-    assert "expert cannot do 'turn_on_the_stove': its goal has the part turnon flat_stove_1" in unable
+    second, closed, wrong = out.splitlines()[-3:]
     assert "still open" in second and "is closed" in closed and f"environment of '{BOWL}'" in wrong
 
 

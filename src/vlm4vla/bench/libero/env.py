@@ -1,9 +1,10 @@
-"""The LIBERO benchmark, four of its suites, and their start lists. Needs numpy only; the simulator loads in ``make``.
+"""The LIBERO benchmark, its five suites, and their start lists. Needs numpy only; the simulator loads in ``make``.
 
 Whatever a score depends on (cameras, picture size, turn, settling, step limits, success and gripper rule, starts) is
 fixed by ``id``: change any of it and the id changes (protocol.py). README.md gives the reasons and the measurements.
 """
 
+import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from vlm4vla.bench.common import constants, needs_simulator
-from vlm4vla.bench.libero import protocol
+from vlm4vla.bench.libero import protocol, variants
 from vlm4vla.bench.libero.protocol import ID
 from vlm4vla.bench.libero.starts import start_seed
-from vlm4vla.bench.libero.tasks import SUITE_OF, SUITES, instruction
+from vlm4vla.bench.libero.tasks import DEFAULT, SUITE_OF, SUITES, instruction
 from vlm4vla.types import (
     SPLITS,
     ActionSpec,
@@ -30,17 +31,19 @@ from vlm4vla.types import (
     refuse,
 )
 
-_TASKS = tuple(SUITE_OF)
+SUITES_SETTING = "VLM4VLA_LIBERO_SUITES"
+"""Name of the environment variable that lists the suites whose tasks are meant, with commas; four without it."""
+_DO_NOTHING = [0, 0, 0, 0, 0, 0, 1]
 _POSE = ("x", "y", "z", "rx", "ry", "rz")
 
 
 class Benchmark:
-    """40 tasks on a simulated Panda arm, seen by a fixed and a wrist camera; see :class:`vlm4vla.types.Benchmark`.
+    """Tasks of a simulated Panda arm, seen by a fixed and a wrist camera; see :class:`vlm4vla.types.Benchmark`.
 
     Tasks have the benchmark's own names. ``step_limit`` is the largest; each suite has its own, see ``step_limits``.
+    Two environment variables choose: which suites are listed (40 tasks without it), and another tool's protocol.
     """
 
-    id = ID
     # Deltas of the goal pose of robosuite's OSC_POSE controller, both parts in the world's axes.
     action_spec = ActionSpec(
         dimensions=(
@@ -51,23 +54,28 @@ class Benchmark:
         rotation="axis_angle",
         control_hz=protocol.CONTROL_HZ,
     )
-    cameras = tuple(CameraSpec(name, protocol.PICTURE, protocol.PICTURE) for name in protocol.CAMERAS)
     # End effector in the world (m; axis-angle, rad) and both fingers (m), as in the data sets.
     state_names = (*(f"ee_states.{n}" for n in _POSE), "gripper_states.left", "gripper_states.right")
-    step_limit = max(protocol.STEP_LIMITS.values())
     success_rule = protocol.SUCCESS_RULE
-
     data_format = "libero_hdf5"
+
+    def __init__(self) -> None:
+        self._variant = variants.chosen()
+        self._suites = _chosen_suites()
+        self.id = self._variant.id
+        size = self._variant.picture
+        self.cameras = tuple(CameraSpec(name, size, size) for name in protocol.CAMERAS)
+        self.step_limit = max(self._variant.step_limits[suite] for suite in self._suites)
 
     @property
     def step_limits(self) -> dict[str, int]:
-        return {task: protocol.STEP_LIMITS[suite] for task, suite in SUITE_OF.items()}
+        return {task: self._variant.step_limits[suite] for task, suite in SUITE_OF.items()}
 
     def tasks(self) -> tuple[str, ...]:
-        return _TASKS
+        return tuple(task for suite in self._suites for task in SUITES[suite])
 
     def instruction(self, task: str) -> str:
-        return instruction(_known(task))
+        return instruction(self._known(task))
 
     def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
         """The first ``count`` starts of a split; ``eval`` has 50, the others never end."""
@@ -75,22 +83,23 @@ class Benchmark:
             raise refuse(f"Unknown split {split!r}", given=split, possible=SPLITS, todo="Use one of these.")
         told = self.instruction(task)
         there = min(count, protocol.EVAL_STARTS) if split == "eval" else count
-        return tuple(EpisodeSpec(ID, split, task, i, start_seed(split, task, i), told) for i in range(there))
+        return tuple(EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), told) for i in range(there))
 
     def describe(self, episode: EpisodeSpec) -> dict[str, Any]:
         """The suite of a start, and what LIBERO's own files say about its task."""
-        suite = SUITE_OF[_known(episode.task)]
+        suite = SUITE_OF[self._known(episode.task)]
         return {"suite": suite, "attributes": {"bddl_file_name": f"{suite}/{episode.task}.bddl"}}
 
     def make(self, task: str) -> Env:
         """A live environment. Close it before the next one is made in this process.
 
-        Raises UserError where the simulator, its assets or the OpenGL library it draws with are missing.
+        Raises UserError where the simulator, its assets or the OpenGL library it draws with are missing, or where the
+        version of mujoco is not the pinned one.
         """
-        _known(task)
+        self._known(task)
         with needs_simulator("libero", ID):
             from vlm4vla.bench.libero.sim import PandaEnv
-        return PandaEnv(task, self.action_spec, self.cameras)
+        return PandaEnv(task, self.action_spec, self.cameras, self._variant)
 
     def expert(self, env: Env) -> Expert:
         """The scripted policy of the task that ``env`` (made by ``make``) runs; refused where there is none."""
@@ -102,7 +111,7 @@ class Benchmark:
 
     def do_nothing(self) -> Vector:
         """No motion, gripper open (as it is at every start)."""
-        return np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
+        return np.array(_DO_NOTHING, np.float32)
 
     def versions(self) -> dict[str, str]:
         """Versions of simulator, renderer and assets. Raises UserError where they are missing."""
@@ -117,6 +126,22 @@ class Benchmark:
             found["gl_renderer"] = render.describe()
         return found
 
+    def _known(self, task: str) -> str:
+        if task not in SUITE_OF:
+            problem = f"Unknown task {task!r} of {ID} (suites: {', '.join(SUITES)})"
+            raise refuse(problem, given=task, possible=self.tasks(), todo="Use one of these.")
+        return task
+
+
+def _chosen_suites() -> tuple[str, ...]:
+    given = os.environ.get(SUITES_SETTING, "")
+    suites = tuple(given.split(",")) if given else DEFAULT
+    for suite in suites:
+        if suite not in SUITES:
+            todo = f"Set {SUITES_SETTING} to some of these with commas between them, or do not set it."
+            raise refuse(f"Unknown suite {suite!r}", given=suite, possible=SUITES, todo=todo)
+    return tuple(dict.fromkeys(suites))
+
 
 def decides_scores() -> dict[str, Any]:
     """Everything that a score depends on, as plain data; ``protocol.DIGEST`` is the digest of it."""
@@ -126,24 +151,12 @@ def decides_scores() -> dict[str, Any]:
         "id": ID,
         "constants": constants(protocol),
         "action_spec": Benchmark.action_spec.to_dict(),
-        "cameras": [asdict(camera) for camera in Benchmark.cameras],
-        "step_limits": Benchmark().step_limits,
+        "suites": SUITES,
+        "variants": [asdict(variant) for variant in variants.VARIANTS.values()],
         "success_rule": Benchmark.success_rule,
         "state_names": Benchmark.state_names,
-        "do_nothing": Benchmark().do_nothing().tolist(),
-        "instructions": {task: instruction(task) for task in _TASKS},
-        "first_seeds": [start_seed(split, task, i) for split in SPLITS for task in _TASKS for i in (0, 1)],
+        "do_nothing": _DO_NOTHING,
+        "instructions": {task: instruction(task) for task in SUITE_OF},
+        "first_seeds": [start_seed(split, task, i) for split in SPLITS for task in SUITE_OF for i in (0, 1)],
         "simulator": [pin for pin in pins if pin.startswith(("hf-libero==", "robosuite==", "bddl==", "mujoco=="))],
     }
-
-
-def _known(task: str) -> str:
-    if task not in SUITE_OF:
-        raise refuse(
-            f"Unknown task {task!r} of {ID} (suites: {', '.join(SUITES)}; libero_90 is not covered, as its scenes were "
-            "never tried here)",
-            given=task,
-            possible=_TASKS,
-            todo="Use one of these.",
-        )
-    return task

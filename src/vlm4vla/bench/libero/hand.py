@@ -37,7 +37,11 @@ class Hand:
         """
         angle = wrapped(angle)
         close = -np.array([np.cos(angle), np.sin(angle), 0.0])
-        approach = np.array([0.0, 0.0, -1.0])
+        return Hand.pointing(np.array([0.0, 0.0, -1.0]), close)
+
+    @staticmethod
+    def pointing(approach: Point, close: Point) -> Point:
+        """Rotation matrix (3, 3): pointing along ``approach``, fingers closing along ``close`` (both of length 1)."""
         return np.column_stack([np.cross(close, approach), close, approach])
 
     @property

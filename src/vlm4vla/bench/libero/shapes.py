@@ -42,7 +42,7 @@ class Extent:
         return float(along.max() - along.min()), float((along.max() + along.min()) / 2)
 
 
-def _body_geoms(env: PandaEnv, body: int) -> list[int]:
+def body_geoms(env: PandaEnv, body: int) -> list[int]:
     model, family = env.model, {body}
     for child in range(model.nbody):
         if model.body_parentid[child] in family:
@@ -52,7 +52,7 @@ def _body_geoms(env: PandaEnv, body: int) -> list[int]:
 
 def geoms(env: PandaEnv, name: str) -> list[int]:
     """Collision geoms of an object or fixture, by the simulator's name."""
-    return _body_geoms(env, env.sim.obj_body_id[name])
+    return body_geoms(env, env.sim.obj_body_id[name])
 
 
 def extent(env: PandaEnv, which: list[int]) -> Extent:
@@ -80,7 +80,7 @@ def robot_geoms(env: PandaEnv) -> set[int]:
     names = ("robot0_base", "gripper0_right_gripper", "mount0_base")
     model = env.model
     bodies = [b for b in range(model.nbody) if model.body(b).name in names]
-    return {g for body in bodies for g in _body_geoms(env, body)}
+    return {g for body in bodies for g in body_geoms(env, body)}
 
 
 def _points(env: PandaEnv, geom: int) -> Points:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from vlm4vla.bench.common import chosen_cameras
 from vlm4vla.bench.libero import protocol
 from vlm4vla.bench.libero.render import PictureMaker  # first: it sets the OpenGL backend before mujoco loads
-from vlm4vla.bench.libero.simulator import FOLDER, ControlEnv
+from vlm4vla.bench.libero.simulator import FOLDER, ControlEnv, must_have_assets
 from vlm4vla.bench.libero.starts import initial_states
 from vlm4vla.bench.libero.tasks import SUITE_OF
+from vlm4vla.bench.libero.variants import Variant
 from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, RunFailed, StepResult, Vector, refuse
 
 import mujoco  # isort: skip
@@ -32,7 +33,7 @@ class PandaEnv:
     before. A start therefore is what the first episode of a fresh environment, seeded once, would have been.
     """
 
-    def __init__(self, task: str, spec: ActionSpec, cameras: tuple[CameraSpec, ...]) -> None:
+    def __init__(self, task: str, spec: ActionSpec, cameras: tuple[CameraSpec, ...], variant: Variant) -> None:
         if _live:
             raise RuntimeError(
                 f"An environment of task {_live[0].task!r} is still open in this process. Two renderers in one process "
@@ -40,7 +41,9 @@ class PandaEnv:
             )
         self.task: str = task
         self.spec, self.cameras, self._shown = spec, cameras, cameras
+        self._variant = variant
         suite = SUITE_OF[task]
+        must_have_assets(suite, task)
         np.random.seed(protocol.EVAL_SEED)
         self.wrapper: Any = ControlEnv(
             bddl_file_name=str(FOLDER / "bddl_files" / suite / f"{task}.bddl"),
@@ -84,19 +87,19 @@ class PandaEnv:
         if episode.split == "eval":
             self._build(protocol.EVAL_SEED)
             self.wrapper.set_init_state(self._states[episode.seed])
-            risen, _ = self._settle()
+            flown, _ = self._settle()
         else:
             for attempt in range(protocol.PLACEMENTS_TRIED):
                 self._build([episode.seed & 0xFFFFFFFF, episode.seed >> 32, attempt])
-                risen, farthest = self._settle()
-                if not risen and farthest <= protocol.PLACEMENT_M and not self.sim._check_success():
+                flown, farthest = self._settle()
+                if not flown and farthest <= protocol.PLACEMENT_M and not self.sim._check_success():
                     break
             else:
-                risen = risen or [f"in {protocol.PLACEMENTS_TRIED} placements, something always moved or was solved"]
-        if risen:
+                flown = flown or [f"in {protocol.PLACEMENTS_TRIED} placements, something always moved or was solved"]
+        if flown:
             raise RunFailed(
                 f"Objects fly off while the start {episode.split} {episode.index} of {self.task!r} settles: "
-                f"{'; '.join(risen)}. This is mujoco {mujoco.__version__}; versions from 3.4 on do this. "
+                f"{'; '.join(flown)}. This is mujoco {mujoco.__version__}; versions from 3.4 on do this. "
                 "Run `vlm4vla bench install libero`, which brings the right one."
             )
         self._instruction, self._ready = episode.instruction, True
@@ -114,6 +117,11 @@ class PandaEnv:
         parts = (self.data.qpos, self.data.qvel, self.data.qacc_warmstart, self.data.ctrl)
         fixed = (self.model.body_pos, self.model.body_quat)
         return np.concatenate([np.ravel(part) for part in (*parts, *fixed)])
+
+    def restore(self, state: npt.NDArray[np.float64]) -> None:
+        """Put joints into a state of LIBERO's files (``vectors()["states"]``). Fixtures stay where they are."""
+        self._must_be_open()
+        self.wrapper.set_init_state(state)
 
     def vectors(self) -> dict[str, npt.NDArray[np.float64]]:
         """What LIBERO's own files store of a moment: states (time, positions, velocities), robot_states (fingers, place
@@ -158,14 +166,16 @@ class PandaEnv:
         self.wrapper.reset()
 
     def _settle(self) -> tuple[list[str], float]:
-        """Let things come to rest: those that are higher than before by too much, and the longest way sideways (m)."""
+        """Let things come to rest: those that moved as nothing does by itself, and the longest way sideways (m)."""
         before = self.objects()
-        nothing = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
-        for _ in range(protocol.SETTLE_STEPS):
-            self._act(nothing)
+        nothing = np.append(np.zeros(6), self._variant.settle_gripper)
+        for _ in range(self._variant.settle_steps):
+            self.sim.step(nothing)
         ways = {name: at - before[name] for name, at in self.objects().items()}
-        risen = [f"{name} by {way[2]:.2f} m" for name, way in ways.items() if way[2] > protocol.SETTLE_UP_M]
-        return risen, max(float(np.hypot(*way[:2])) for way in ways.values())
+        aside = {name: float(np.hypot(*way[:2])) for name, way in ways.items()}
+        flown = [f"{name} up by {way[2]:.2f} m" for name, way in ways.items() if way[2] > protocol.SETTLE_UP_M]
+        flown += [f"{name} sideways by {far:.2f} m" for name, far in aside.items() if far > protocol.SETTLE_SIDEWAYS_M]
+        return flown, max(aside.values())
 
     def _act(self, action: Vector) -> bool:
         """The one place where the house's gripper becomes the simulator's."""
@@ -179,7 +189,7 @@ class PandaEnv:
         Bringing bodies up to date would change what the solver starts from, and so the physics.
         """
         if self._maker is None:
-            self._maker = PictureMaker(self.model, self.cameras)
+            self._maker = PictureMaker(self.model, self.cameras, self._variant.half_turn)
         position, rotation = self.hand()
         state = np.concatenate([position, axis_angle(rotation), self.fingers()]).astype(np.float32)
         return Observation(self._maker.pictures(self.model, self.data, self._shown), self._instruction, state)

@@ -1,18 +1,37 @@
-"""The simulator's packages, imported without a question, a download, or a file of theirs outside our folders."""
+"""The simulator's packages, imported without a question, a download, or a file of theirs outside our folders.
+
+Importing this raises UserError where the assets are missing, RunFailed where mujoco is not the pinned version.
+"""
 
 import hashlib
 import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from vlm4vla.bench import assets
 from vlm4vla.bench.libero import render  # noqa: F401 (sets the OpenGL backend before mujoco loads)
+from vlm4vla.types import RunFailed, refuse
+
+import mujoco  # isort: skip
 
 _BENCH = "libero"
+_HERE = Path(__file__).parent
+
+
+def _must_be_pinned() -> None:
+    """Another mujoco runs and throws things about without an error (3.4 and later), or draws other pictures."""
+    (pinned,) = re.findall(r"^mujoco==(.+)$", (_HERE / "requirements.txt").read_text(), re.MULTILINE)
+    if mujoco.__version__ != pinned:
+        raise RunFailed(
+            f"This is mujoco {mujoco.__version__}, and LIBERO is evaluated under {pinned}: from 3.4 on its objects fly "
+            "off at the start, without an error, and pictures differ from 3.3.3 on. Run `vlm4vla bench install "
+            "libero`, which brings the right one."
+        )
 
 
 def _folder_of(package: str) -> Path:
@@ -51,6 +70,7 @@ def _quiet_robosuite() -> None:
     sys.modules[name] = macros
 
 
+_must_be_pinned()
 if "robosuite" not in sys.modules:
     _quiet_robosuite()
 _answer_its_question()
@@ -61,9 +81,28 @@ FOLDER = Path(_libero.__file__).parent
 """The package's own data: ``bddl_files/SUITE/NAME.bddl`` and ``init_files/SUITE/NAME.pruned_init``."""
 
 
+def must_have_assets(suite: str, task: str) -> None:
+    """Refuse a task with things whose files are not there: libero_90 has some that the other suites do not use."""
+    text = (FOLDER / "bddl_files" / suite / f"{task}.bddl").read_text()
+    models: dict[str, str] = json.loads((_HERE / "assets.json").read_text())["only_libero_90"]
+    folder, missing = assets.folder(_BENCH), []
+    for thing, model in models.items():
+        if re.search(rf"- {thing}\s", text):
+            file = folder / model
+            parts = re.findall(r'file="([^"]+)"', file.read_text()) if file.is_file() else []
+            wanted = [model, *(os.path.normpath(Path(model).parent / part) for part in parts)]
+            missing += [path for path in wanted if not (folder / path).is_file()]
+    if missing:
+        raise refuse(
+            f"The task {task!r} needs files that {folder} does not hold: {', '.join(missing)}",
+            possible="the assets of LIBERO's own repository, which are whole",
+            todo="Add the files, or leave the task out. `vlm4vla bench install libero --assets FOLDER` sets a folder.",
+        )
+
+
 def describe_assets() -> str:
     """Whether the files that are known to be hard to come by are the originals, by their git hashes."""
-    plan = json.loads((Path(__file__).parent / "assets.json").read_text())
+    plan = json.loads((_HERE / "assets.json").read_text())
     known: dict[str, str] = plan["git_ids_of_often_replaced_files"]
     folder = assets.folder(_BENCH)
     replaced = [path for path, git_id in known.items() if _git_id(folder / path) != git_id]

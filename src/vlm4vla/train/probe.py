@@ -11,6 +11,7 @@ import torch
 
 from vlm4vla.data.batch import Sample
 from vlm4vla.data.normalize import Normalizer
+from vlm4vla.data.statistics import Statistics
 from vlm4vla.policy import Facts, Policy
 from vlm4vla.schemas import NormalizerConfig, StudyTrain
 from vlm4vla.train import schedule
@@ -21,7 +22,8 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
     """Seconds per optimizer step and per inference of ``eval_batch`` observations, and the parameter accounting."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    normalizer = Normalizer.fit(spec, None, NormalizerConfig(kind="limits"))
+    made_up = Statistics.of(np.stack([-np.ones(spec.size), np.ones(spec.size)]).astype(np.float32))
+    normalizer = Normalizer.fit(spec, made_up, NormalizerConfig(kind="mean_std"))  # any kind costs the same
     zeros = (0.0,) * len(state_names)
     facts = Facts(spec, normalizer, state_names, zeros, (1.0,) * len(state_names), {}, recipe.augment.crop)
     policy = Policy.create(recipe.policy, facts, seed=0)

@@ -273,6 +273,17 @@ class Policy(nn.Module):
         return self.config.backbone.view
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What the record of an evaluation says of the policy: how it acts, and which step of its training it is."""
+        normalizer, provenance = self.facts.normalizer, self.facts.provenance
+        return {
+            "center_crop": self.facts.center_crop,
+            "normalizer": {"kind": normalizer.kind, "clip": normalizer.clip},
+            "chunk": self.config.chunk,
+            "checkpoint_step": provenance.get("steps"),
+        }
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """Proprioception that the policy reads; empty when it reads none."""
         return self.facts.state_names if self.config.proprioception else ()

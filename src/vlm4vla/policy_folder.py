@@ -111,6 +111,11 @@ def read(name: str, revision: str | None = None) -> Saved:
     return Saved(folder, config, meta["facts"], load_file(folder / WEIGHTS), meta["digest"])
 
 
+def digest_of(folder: Path) -> str:
+    """The digest that a policy folder was written with; its files are not read."""
+    return str(json.loads((folder / META).read_text())["digest"])
+
+
 def push(folder: Path, repo_id: str, private: bool, revision: str | None = None) -> str:
     """Upload a policy folder to a Hugging Face model repository (made where it is absent); returns the commit's URL.
 

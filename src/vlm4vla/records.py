@@ -239,6 +239,19 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def held(folder: Path) -> bool:
+    """Whether a living process has ``folder`` locked at this moment."""
+    file = folder / ".lock"
+    if not file.is_file():
+        return False
+    with file.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def write_all(path: Path, records: Iterable[Record]) -> None:
     """Replace a JSON-lines file atomically."""
     write_atomic(path, "".join(r.model_dump_json() + "\n" for r in records))

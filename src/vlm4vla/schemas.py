@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from vlm4vla.choices import LrGrid, Select, Selection, StudyData
 from vlm4vla.config import Config, flatten, to_dict
 
 Positive = Annotated[int, Field(gt=0)]
@@ -19,6 +20,7 @@ Freezable = Literal["vision", "connector", "language", "embedding", "vision-as-i
 Control = Literal["image-blank", "image-other", "instruction-swapped"]
 """Evaluation-only changes of what a policy gets to see: no picture, another episode's, another task's sentence."""
 
+Exposure = Literal["documented", "not documented", "unknown"]
 
 DEFAULT_FORMAT = "lerobot_v3"
 """Of demonstrations: for benchmarks whose own data have none that is written here, and for studies on any of them."""
@@ -175,11 +177,24 @@ class Recipe(Config):
 
 
 class TrainConfig(Recipe):
-    """One training run."""
+    """One training run. ``keep``: steps before the last whose policies stay, in OUT/policies/step-N."""
 
     data: DataConfig
     seed: int = 0
+    keep: tuple[Positive, ...] = ()
     out: Path
+
+    @model_validator(mode="after")
+    def _kept_before_the_end(self) -> Self:
+        if list(self.keep) != sorted({*self.keep}) or (self.keep and self.keep[-1] >= self.steps):
+            raise ValueError(
+                f"keep must be rising steps below the {self.steps} of the run, whose last policy stays anyway"
+            )
+        return self
+
+    def policy_at(self, step: int) -> Path:
+        """The policy folder of a kept step, or of the last one."""
+        return self.out / "policy" if step == self.steps else self.out / "policies" / f"step-{step}"
 
 
 class EvalConfig(Config):
@@ -201,6 +216,8 @@ class EvalConfig(Config):
     threads: Count = 0
     videos_per_task: Count = 0
     assume_spec: bool = False  # accept a server that declares no action spec
+    selection: Selection | None = None  # recorded: how a study chose policy and horizon (null: nothing was chosen)
+    evaluation: Positive = 1  # recorded: the how many-th of this training run on eval starts, as a study counts them
     out: Path
 
 
@@ -218,12 +235,30 @@ class DemosConfig(Config):
     out: Path
 
 
+class Declared(Config):
+    """What cannot be made equal between VLMs and is therefore said: null and "unknown" where nobody knows.
+
+    ``robots``, ``simulators``: whether robot data, or pictures of these simulators, were among the pretraining data.
+    """
+
+    pretraining: str | None = None  # the data it was pretrained on
+    released: str | None = None  # when
+    robots: Exposure = "unknown"
+    simulators: Exposure = "unknown"
+
+
 class ArmConfig(Config):
-    """An arm: dotted overrides of the study's ``train`` section, and a sentence for the report."""
+    """An arm: dotted overrides of the study's ``train`` section, and a sentence for the report.
+
+    ``reported``: settings of a run that others made, where this software has no such setting or value; the audit
+    compares them with the other arms', and a study with them is not run.
+    """
 
     label: str
     overrides: dict[str, Any] = Field(default_factory=dict)
     controls: tuple[Control, ...] = ()
+    declared: Declared = Declared()
+    reported: dict[str, Any] = Field(default_factory=dict)
 
 
 class StudyDemos(Config):
@@ -261,24 +296,41 @@ class StudyConfig(Config):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     factor: str
     may_differ: tuple[str, ...]  # dotted keys of ``train`` that the factor touches
-    demos: StudyDemos
+    waived: dict[str, Annotated[str, Field(pattern=r"\S")]] = Field(default_factory=dict)
+    """Lines of the audit in which the arms may differ although the factor does not name them, each with its reason."""
+    demos: StudyDemos | None = None  # of the benchmark's scripted expert, or instead:
+    data: StudyData | None = None
     encoding: Literal["jpeg", "png", "raw"] = "png"  # of the frame store; jpeg loses a little
     train: StudyTrain
     eval: StudyEval
+    select: Select | None = None  # null: the last checkpoint with eval.execute, declared here
+    lr_policy: Literal["fixed"] | Annotated[dict[Literal["equal-budget"], LrGrid], Field(min_length=1)] = "fixed"
     arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
     references: tuple[Literal["do-nothing", "expert"], ...] = ("do-nothing", "expert")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None  # in rate units: recipes nearer than this are equal
     variances: Literal["rule", "pooled", "separate"] = "rule"  # retrain variance of the arms: study/retrained.py
 
+    @property
+    def grid(self) -> LrGrid | None:
+        """The learning rates that every arm is tuned over; null under ``lr_policy: fixed``."""
+        return None if self.lr_policy == "fixed" else self.lr_policy["equal-budget"]
+
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is listed twice in seeds")
-        if self.eval.execute > self.train.policy.chunk:
+        if (self.demos is None) == (self.data is None):
+            raise ValueError("give either demos (of the scripted expert) or data (recorded by others)")
+        if self.grid and self.grid.seed in self.seeds:
             raise ValueError(
-                f"eval.execute {self.eval.execute} is more than the chunk of {self.train.policy.chunk} steps"
+                f"lr_policy tunes with seed {self.grid.seed}, which is among seeds: results need fresh ones"
             )
+        for steps in (self.eval.execute, *(self.select.execute if self.select else ())):
+            if steps > self.train.policy.chunk:
+                raise ValueError(f"execute {steps} is more than the chunk of {self.train.policy.chunk} steps")
+        if self.select and self.select.on == "eval" and self.select.episodes != self.eval.episodes:
+            raise ValueError("select.episodes must be eval.episodes where candidates are tried on the eval starts")
         if self.eval.control_episodes > self.eval.episodes:
             raise ValueError(
                 "eval.control_episodes is more than eval.episodes: controls are paired with the arm's rows"

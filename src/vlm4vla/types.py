@@ -263,10 +263,11 @@ class Benchmark(Protocol):
     """What ``bench/<name>/env.py`` exports as ``Benchmark``. Nothing of it may import torch or pydantic.
 
     Where tasks have step limits of their own it also has ``step_limits`` (task -> steps), and ``step_limit`` is the
-    largest of them; ask :func:`step_limit_of`. Where actions have no limits it has ``typical`` (A,), the size of random
-    ones for checks and of noise in demonstrations. ``published`` (task -> length of its published evaluation list) and
-    ``describe(episode)`` (a start in plain data) are for ``bench episodes``, where a benchmark has them. Demonstrations
-    carry what ``describe`` calls "scene" and "attributes" (texts about the task, for files of its own format).
+    largest of them; ask :func:`step_limit_of`. Where actions have no limits it has ``typical`` (A,), the size of
+    random ones for checks and of noise in demonstrations. ``published`` (task -> length of its published evaluation
+    list) and ``describe(episode)`` (a start in plain data) are for ``bench episodes``, where a benchmark has them.
+    Demonstrations carry what ``describe`` calls "scene" and "attributes" (texts about the task, for files of its own
+    format). ``chains`` names tasks that are several in a row, of which no demonstrations are recorded.
     ``data_format`` names the format of its own data, where there is a writer of it.
     """
 

@@ -107,7 +107,12 @@ def test_the_check_catches_pictures_spoiled_by_another_renderer(metaworld_env):
 def test_expert_and_demonstrations_of_the_quickstart_tasks(metaworld_env, tmp_path):
     with WorkerPool("metaworld", 2, tmp_path / "log") as pool:
         answers = [r for _, r in pool.run([expert(task, i) for task in QUICKSTART for i in range(5)])]
-        demos = [r for _, r in pool.run([job("demo", "faucet-open", i, noise=0.3, after_success=4, pictures=True) for i in (0, 0)])]
+        demos = [
+            r
+            for _, r in pool.run(
+                [job("demo", "faucet-open", i, noise=0.3, after_success=4, pictures=True) for i in (0, 0)]
+            )
+        ]
         ((_, first),) = pool.run([job("frame", "faucet-open")])
     assert sum(r["success"] for r in answers) == 30
     assert max(r["steps"] for r in answers) < 150

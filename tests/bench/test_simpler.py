@@ -142,7 +142,8 @@ def _apt(monkeypatch, system, listed):
 
 
 def test_an_old_debian_gets_its_own_mirrors_backports(monkeypatch, tmp_path):
-    listed = "bookworm-updates http://other/debian\nbookworm http://mirror/debian\n"
+    listed = "bookworm http://docker/linux Docker CE\nbookworm-updates http://other/debian Debian\n"
+    listed += "bookworm http://mirror/debian Debian\n"
     _apt(monkeypatch, {"ID": "debian", "VERSION_CODENAME": "bookworm"}, listed)
     assert prepare._backports([], tmp_path) == ["-t", "bookworm-backports"]
     (file,) = tmp_path.iterdir()

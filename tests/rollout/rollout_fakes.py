@@ -1,7 +1,7 @@
 """A deterministic policy that needs no model, and what the tests of this folder share."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class FakePolicy:
     image_size = 16
     state_names: tuple[str, ...] = ()
     digest = "fake0123"
+    about: Mapping[str, Any] = {"center_crop": 0.9, "checkpoint_step": 7}
 
     def __init__(self) -> None:
         self.gate = threading.Event()  # closed (cleared), every batch but the warming one waits until it opens

@@ -81,3 +81,11 @@ def test_horizons_are_read(text):
     with pytest.raises(UserError, match="CHUNK:EXECUTED"):
         ceiling.horizon(text)
     assert ceiling.horizon("10:5") == (10, 5)
+
+
+def test_asking_for_nothing_or_twice(fake):
+    for empty in ({"normalizers": ()}, {"horizons": ()}, {"episodes": 0}):
+        with pytest.raises(UserError, match="Nothing was asked for"):
+            ceiling.measure(replace(fake, **empty), lambda _: None)
+    lines = ceiling.measure(replace(fake, horizons=((4, 2), (4, 2))), lambda _: None)
+    assert [line["episodes"] for line in lines] == [2, 2]  # not four: the same episodes twice tell nothing new

@@ -217,3 +217,14 @@ def test_real_demonstrations_do_not_depend_on_workers(tmp_path):
         frames = np.stack(list(e.images["corner2"]))
         assert frames.shape[1:] == (96, 96, 3) and frames.std() > 20 and not np.array_equal(frames[0], frames[-1])
         assert e.length == e.info["first_success"] + 1 + 4  # after_success
+
+
+def test_chains_and_scenes_that_are_not_there(tmp_path, monkeypatch):
+    """A chain has several instructions; scenes are a benchmark's own."""
+    monkeypatch.setattr(ToyBenchmark, "chains", ("pull",), raising=False)
+    assert demos.recordable((), ToyBenchmark()) == ("push", "hopeless")
+    with pytest.raises(UserError, match=r"'pull' is a chain of subtasks"):
+        demos.record(config(tmp_path / "x"), False, ToyPool())
+    with pytest.raises(UserError, match="lie in no scenes"):
+        demos.record(config(tmp_path / "x", tasks=("push",), scenes=("A",)), False, ToyPool())
+    assert not (tmp_path / "x").exists()

@@ -15,6 +15,7 @@ from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.rollout import runner
 from vlm4vla.rollout.wire import PolicyClient
 from vlm4vla.schemas import EvalConfig
+from vlm4vla.study.audit_facts import EVALUATED
 from vlm4vla.types import UserError, refuse
 
 
@@ -99,6 +100,19 @@ def test_every_episode_has_its_row_and_the_record_says_how(tmp_path: Path) -> No
     videos = sorted(p.name for p in (tmp_path / "videos").iterdir())
     assert videos == [f"none_{t}_0.mp4" for t in TASKS]
     assert [r.video for r in got if r.video] == [f"videos/{name}" for name in videos]
+
+
+def test_the_record_says_which_starts_were_played_and_how(tmp_path: Path) -> None:
+    """Each fact is what the settings let expect; the name of the start list depends on the starts alone."""
+    config = configured(tmp_path / "a", precision="bf16")
+    found = run(config, FakePolicy()).facts
+    expected = {name: told.expected(config) for name, told in EVALUATED.items() if told.expected is not None}
+    assert {name: found[name] for name in expected} == expected
+    assert found["center_crop"] == 0.9 and found["checkpoint_step"] == 7  # the policy's own word
+    assert {*EVALUATED} - {"normalizer", "chunk"} <= set(found)
+    workers = run(configured(tmp_path / "b", workers=3, controls=(None, "image-blank")), FakePolicy()).facts
+    fewer = run(configured(tmp_path / "c", episodes=3), FakePolicy()).facts
+    assert workers["starts"] == found["starts"] != fewer["starts"] and fewer["starts_count"] == 9
 
 
 def test_controls_share_the_starts_of_the_evaluation(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_chains_are_counted_by_hand(folder):
     for name, (solved, n) in tried.items():
         line = found[f"subtask: {name}"]
         assert (line["n"], line["value"]) == (n, pytest.approx(solved / n)), name
-    assert found["success"]["value"] == pytest.approx(2 / 6)
+    assert "success" not in found  # three in a row are one, with the interval over states
     assert any("in a row: average: 1.50 (" in text for text in sentences(summary(folder)))
 
 

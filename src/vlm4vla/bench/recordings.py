@@ -40,12 +40,12 @@ def replay(name: str, files: Sequence[Path]) -> list[dict[str, Any]]:
         raise refuse(f"{name!r} has no recordings to replay", todo="Choose a benchmark that has a replay.py.")
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
-        raise refuse(f"There is no file {missing[0]}", todo="Give recordings (.npz files).")
+        raise refuse(f"There is no file {missing[0]}", todo="Give recordings.")
     python = python_of(name)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         words = [str(python), "-I", "-c", _SCRIPT, str(link_folder()), name, str(answer), str(_REFUSED)]
-        words += [str(file.resolve()) for file in files]
+        words += [str(file.absolute()) for file in files]
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=os.environ
         )

@@ -31,7 +31,7 @@ def declare(verbs: Any) -> None:
     replay.add_argument("name")
     replay.add_argument("files", nargs="+", type=Path, metavar="FILE")
     replay.add_argument("--json", action="store_true")
-    ceiling = add_verb(group, "ceiling", _bench_ceiling, "what no policy can exceed: the expert through a normaliser")
+    ceiling = add_verb(group, "ceiling", _bench_ceiling, "what a perfect imitator of the expert reaches, by normaliser")
     ceiling.add_argument("name")
     ceiling.add_argument("--tasks", nargs="*", default=[])
     ceiling.add_argument("--episodes", type=int, default=10, help="dev starts per task")

@@ -11,7 +11,7 @@ from vlm4vla.types import refuse
 
 
 def declare(verbs: Any) -> None:
-    group = add_group(verbs, "study", "arms x seeds as one object: plan, audit, run, report")
+    group = add_group(verbs, "study", "arms x seeds as one object: plan, audit, run, status, report")
     for name, handler, text in (
         ("plan", _study_plan, "the cells of a study"),
         ("estimate", _study_estimate, "how long it takes here, measured by a short probe"),
@@ -20,8 +20,14 @@ def declare(verbs: Any) -> None:
         verb = add_verb(group, name, handler, text, overrides=True)
         verb.add_argument("study", type=Path)
         verb.add_argument("--json", action="store_true")
+        if name == "audit":
+            verb.add_argument("--out", type=Path, default=None, help="the study's folder: what its runs recorded, too")
         if name == "estimate":
             verb.add_argument("--jobs", type=int, default=None, help="policies at a time")
+    status = add_verb(group, "status", _study_status, "what is finished, running, failed or missing", overrides=True)
+    status.add_argument("study", type=Path, help="the folder of a study, or its file")
+    status.add_argument("--out", type=Path, default=None, help="folder of a file's study; default: runs/NAME")
+    status.add_argument("--json", action="store_true")
     run = add_verb(group, "run", _study_run, "run or resume a study", overrides=True)
     run.add_argument("study", type=Path)
     run.add_argument("--out", type=Path, required=True)
@@ -80,14 +86,9 @@ def _study_audit(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla.schemas import StudyConfig
     from vlm4vla.study import audit
 
-    found = audit.audit(config.load(StudyConfig, a.study, rest), {})
-    if a.json:
-        print_json(found)
-    else:
-        for row in found["rows"]:
-            mark = "" if not row["differs"] else "  differs, allowed" if row["allowed"] else "  DIFFERS"
-            values = row["values"] if row["differs"] else next(iter(row["values"].values()))
-            sys.stdout.write(f"{row['setting']}: {values}{mark}\n")
+    study = config.load(StudyConfig, a.study, rest)
+    found = audit.audit(study, {}) if a.out is None else audit.of_folder(study, a.out)
+    print_json(found) if a.json else sys.stdout.write("\n".join(audit.sentences(found)) + "\n")
     return 0 if found["ok"] else 1
 
 
@@ -101,6 +102,15 @@ def _study_run(a: argparse.Namespace, rest: list[str]) -> int:
     already = study.finished()
     study.run()
     say(f"{'Already done, nothing to run' if already else 'Done'}. The report: {a.out / 'report' / 'index.html'}")
+    return 0
+
+
+def _study_status(a: argparse.Namespace, rest: list[str]) -> int:
+    from vlm4vla.study import status
+
+    config, out = status.find(a.study, a.out, rest)
+    found = status.status(config, out)
+    print_json(found) if a.json else sys.stdout.write("\n".join(status.sentences(found)) + "\n")
     return 0
 
 

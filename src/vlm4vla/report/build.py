@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlm4vla.records import write_atomic
-from vlm4vla.report import figures, folder, sentences, videos, view
+from vlm4vla.report import choices, figures, folder, sentences, videos, view
 
 
 def build(study: Path, out: Path, *, embed_limit: int = videos.EMBED_LIMIT) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def build(study: Path, out: Path, *, embed_limit: int = videos.EMBED_LIMIT) -> d
         "clips": [
             (task, shown) for task in records.file.tasks if (shown := [clip for clip in clips if clip.task == task])
         ],
+        "choices": choices.choices(records),
         "parameters": view.parameters(records.training),
         "audit": records.audit,
         "differing": differing,

@@ -42,6 +42,34 @@ class Reference(Record):
     eval: str
 
 
+class TunedArm(Record):
+    """An arm's learning rates with their scores on dev starts, in the order of the factors, and the chosen factor."""
+
+    arm: str
+    rates: list[float]
+    scores: list[float]
+    chosen: float
+
+
+class Flip(Record):
+    """Two arms whose order depends on the rate: the factors at which either leads."""
+
+    a: str
+    b: str
+    a_leads: list[float]
+    b_leads: list[float]
+
+
+class Tuning(Record):
+    """The same grid of learning rates for every arm; ``episodes`` per task on dev starts."""
+
+    factors: list[float]
+    seed: int
+    episodes: int
+    arms: list[TunedArm]
+    flips: list[Flip]
+
+
 class StudyFile(Record):
     """study.json. ``instructions``: task to sentence; ``wall_s``: stage to seconds; ``estimate_s``: predicted total."""
 
@@ -54,6 +82,7 @@ class StudyFile(Record):
     instructions: dict[str, str]
     arms: list[Arm]
     references: list[Reference]
+    tuning: Tuning | None = None
     command: str
     created: str
     wall_s: dict[str, float]

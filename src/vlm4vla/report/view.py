@@ -74,7 +74,7 @@ class ParameterLine:
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One setting: the printed value per arm, and the verdict: fault, factor, allowed, declared or equal."""
+    """One setting: the printed value per arm, and the verdict: fault, factor, allowed, native, declared, equal."""
 
     setting: str
     values: list[str]
@@ -216,19 +216,22 @@ def parameters(training: Sequence[Training]) -> list[ParameterLine]:
 
 
 def audit(study: Study) -> tuple[list[AuditLine], list[AuditLine]]:
-    """Settings to look at (faults first, then what the factor moves, then what cannot be equalised), and equal ones."""
+    """Settings to look at (faults, what the factor moves, what is native, what is declared), and equal ones."""
     if study.audit is None:
         return [], []
     names = [arm.name for arm in study.file.arms]
     lines = [_audit_line(row, names, study.audit.factor) for row in study.audit.rows]
-    order = ("fault", "factor", "allowed", "declared")
+    order = ("fault", "factor", "allowed", "native", "declared")
     shown = sorted((line for line in lines if line.verdict != "equal"), key=lambda x: order.index(x.verdict))
     return shown, [line for line in lines if line.verdict == "equal"]
 
 
 def _audit_line(row: AuditRow, names: Sequence[str], factor: str) -> AuditLine:
-    """A reason that is the study's factor marks what the factor itself changed; ``declared`` rows are always shown."""
-    verdict = "declared" if row.class_ == "declared" else "equal"
+    """A reason that is the study's factor marks what the factor itself changed.
+
+    What is native to a model (``may-differ``) and what is declared are always shown.
+    """
+    verdict = {"declared": "declared", "may-differ": "native"}.get(row.class_, "equal")
     if row.differs:
         verdict = "fault" if not row.allowed else "factor" if row.reason == factor else "allowed"
     values = [value(row.values[name]) if name in row.values else "–" for name in names]

@@ -15,7 +15,8 @@ from vlm4vla.records import RunRecord
 from vlm4vla.schemas import DemosConfig, EvalConfig
 from vlm4vla.types import refuse
 
-_NOT_IDENTITY = {"workers", "videos_per_task", "out"}  # settings that cannot change a row or a demonstration
+# settings that cannot change a row or a demonstration
+_NOT_IDENTITY = {"workers", "videos_per_task", "selection", "evaluation", "out"}
 _COMPUTING = ("vlm4vla", "torch", "transformers", "numpy")  # packages that can
 
 

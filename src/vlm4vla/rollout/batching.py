@@ -44,7 +44,7 @@ class ActingPolicy(Protocol):
     """What the server asks of a policy.
 
     Pictures of ``image_size`` squared are expected, others are the policy's business; ``state_names`` is empty for a
-    policy without proprioception; ``digest`` identifies the weights.
+    policy without proprioception; ``digest`` identifies the weights; ``about`` is what an evaluation's record says.
     """
 
     @property
@@ -59,6 +59,8 @@ class ActingPolicy(Protocol):
     def state_names(self) -> tuple[str, ...]: ...
     @property
     def digest(self) -> str: ...
+    @property
+    def about(self) -> dict[str, Any]: ...
 
     def act(self, observations: Sequence[Observation], tokens: int | None, precision: Precision) -> Chunk:
         """(B, H, A) float32 in the units of ``action_spec``; sequences are padded to ``tokens`` (None: the longest)."""

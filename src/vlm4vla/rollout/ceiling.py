@@ -1,10 +1,12 @@
-"""``vlm4vla bench ceiling``: the success that no policy can exceed, under a normaliser and an executed horizon.
+"""``vlm4vla bench ceiling``: what a perfect imitator of the expert reaches, under a normaliser and an executed horizon.
 
-Normalisers are fitted on demonstrations from train starts and tried on dev starts; see ``forecast.py`` for what acts.
+Normalisers are fitted on what the expert asks for on train starts, and tried on dev starts; see ``forecast.py`` for
+what acts. (In CALVIN's own format labels are the poses that were reached: a little smaller, as the arm lags behind.)
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +16,7 @@ from scipy.stats import binomtest
 from vlm4vla.bench import install
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.data.statistics import Statistics
+from vlm4vla.rollout.demos import recordable
 from vlm4vla.rollout.jobs import chosen_tasks
 from vlm4vla.rollout.pool import WorkerPool
 from vlm4vla.rollout.worker import load
@@ -65,9 +68,25 @@ def sentence(line: dict[str, Any]) -> str:
 def measure(what: Ceiling, log: Log) -> list[dict[str, Any]]:
     """A line per normaliser, horizon and task, and one over all tasks (``task`` null), with Clopper-Pearson bounds."""
     bench: Benchmark = load(what.bench)
-    tasks = chosen_tasks(what.tasks, bench)
+    if not (what.normalizers and what.horizons and what.episodes > 0 and what.fit_episodes > 0):
+        raise refuse(
+            "Nothing was asked for: no normaliser, no horizon, or no episode",
+            possible="at least one of each",
+            todo="Leave the empty option out, or name something.",
+        )
+    horizons = tuple(dict.fromkeys(what.horizons))
+    tasks = chosen_tasks(what.tasks, bench) if what.tasks else recordable((), bench)
+    starts = {task: bench.episodes("dev", task, what.episodes) for task in tasks}
+    short = [task for task in tasks if len(starts[task]) < what.episodes]
+    if short:
+        raise refuse(
+            f"{what.episodes} dev starts of {short[0]!r} were asked for",
+            possible=f"1 to {len(starts[short[0]])}",
+            todo="Lower --episodes.",
+        )
     configs = {name: _config(name) for name in what.normalizers}
-    with WorkerPool(what.bench, what.workers, install.home() / "log" / f"ceiling-{what.bench}.log") as pool:
+    path = install.home() / "log" / f"ceiling-{Path(what.bench).stem}.log"
+    with WorkerPool(what.bench, what.workers, path) as pool:
         actions = _labels(pool, bench, tasks, what)
         statistics = Statistics.of(actions)
         log(f"fitted on {len(actions)} steps of the expert on train starts")
@@ -86,9 +105,9 @@ def measure(what: Ceiling, log: Log) -> list[dict[str, Any]]:
                 "execute": execute,
             }
             for name, channel in channels.items()
-            for chunk, execute in what.horizons
+            for chunk, execute in horizons
             for task in tasks
-            for episode in bench.episodes("dev", task, what.episodes)
+            for episode in starts[task]
         ]
         found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for done, (job, result) in enumerate(pool.run(jobs), 1):
@@ -99,7 +118,7 @@ def measure(what: Ceiling, log: Log) -> list[dict[str, Any]]:
                 log(f"{done} of {len(jobs)} episodes")
     lines: list[dict[str, Any]] = []
     for name in channels:
-        for chunk, execute in what.horizons:
+        for chunk, execute in horizons:
             parts = [found[name, chunk, execute, task] for task in tasks]
             every = [result for part in parts for result in part]
             cell = {"normalizer": name, "chunk": chunk, "execute": execute}

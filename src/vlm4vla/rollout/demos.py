@@ -6,7 +6,7 @@ and the workers' log. A killed run goes on where it stopped; a finished one retu
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +52,29 @@ def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | Non
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
     if config.format is None:
         config = config.model_copy(update={"format": getattr(bench, "data_format", DEFAULT_FORMAT)})
-    tasks = chosen_tasks(config.tasks, bench)
+    tasks = recordable(config.tasks, bench)
+    if config.scenes and "scene" not in _told(bench, bench.episodes("train", tasks[0], 1)[0]):
+        raise refuse(f"The starts of {bench.id} lie in no scenes", possible="no scenes", todo="Leave --scenes out.")
     with records.locked(config.out):
         return _record(config, bench, tasks, progress, pool_factory)
+
+
+def recordable(given: Sequence[str], bench: Benchmark) -> tuple[str, ...]:
+    """The named tasks (all when none is named) without chains of subtasks, whose episodes have several instructions.
+
+    Refuses a chain that is named, and what ``jobs.chosen_tasks`` refuses.
+    """
+    chains: Collection[str] = getattr(bench, "chains", ())
+    tasks = chosen_tasks(given, bench)
+    named = [task for task in given if task in chains]
+    if named:
+        raise refuse(
+            f"{named[0]!r} is a chain of subtasks, each with an instruction of its own: no single demonstration",
+            given=named[0],
+            possible=[task for task in tasks if task not in chains] or "the single tasks",
+            todo="Record the single tasks.",
+        )
+    return tuple(task for task in tasks if task not in chains)
 
 
 def _record(
@@ -99,6 +119,7 @@ class _Todo:
         self._config, self._bench, self._tasks = config, bench, tasks
         self._places = {task: place for place, task in enumerate(tasks)}
         self._writer = writer
+        self._lists: dict[str, list[EpisodeSpec]] = {}
         self._skipped = config.out / "skipped.jsonl"
         self._staged = set(writer.staged())
         self._failed = {(s.task, s.index) for s in records.read_all(self._skipped, SkippedStart)}
@@ -137,6 +158,11 @@ class _Todo:
 
     def _starts(self, task: str) -> list[EpisodeSpec]:
         """The train starts that may be tried: the first ones of the list, or the first ones in the wanted scenes."""
+        if task not in self._lists:
+            self._lists[task] = self._list(task)
+        return self._lists[task]
+
+    def _list(self, task: str) -> list[EpisodeSpec]:
         count = self._config.per_task * _MAX_STARTS
         if not self._config.scenes:
             return list(self._bench.episodes("train", task, count))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm4vla.data.normalize import Normalizer
+from vlm4vla.processes import die_with_parent
 from vlm4vla.types import Benchmark, Env, EpisodeSpec, Expert, RunFailed, Vector, step_limit_of
 
 
@@ -25,6 +26,7 @@ def play(job: Mapping[str, Any], bench: Benchmark, env: Env) -> dict[str, Any]:
     normalizer = None if job["normalizer"] is None else Normalizer.from_dict(job["normalizer"])
     assert 1 <= execute <= job["chunk"]
     expert = bench.expert(env)
+    env.look_at([])  # nobody looks, and no picture is drawn in a fork
     result = env.reset(episode, render=False)
     expert.reset(episode)
     limit, step = step_limit_of(bench, episode.task), 0
@@ -45,10 +47,12 @@ def play(job: Mapping[str, Any], bench: Benchmark, env: Env) -> dict[str, Any]:
 def _forecast(env: Env, expert: Expert, steps: int) -> npt.NDArray[np.float32]:
     """(steps, A): what the expert would do from here on, tried in a child process that is thrown away."""
     read, write = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:  # nothing may leave this branch: the parent's files, its channel and its log are shared
         status = 1
         try:
+            die_with_parent(parent)
             os.close(read)
             os.write(write, _acted(env, expert, steps).tobytes())
             status = 0

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from vlm4vla import config as configs
 from vlm4vla import records, registry
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.rollout import attempt, jobs
@@ -83,7 +84,7 @@ def _evaluate(
 ) -> RunRecord:
     _refuse_orphans(config.out)
     tokens = max(policy.count_tokens(text) for text in {job["instruction"] for job in every}) if policy else None
-    new = new.model_copy(update={"facts": new.facts | _facts(config, bench, tokens)})
+    new = new.model_copy(update={"facts": new.facts | _facts(config, bench, every, policy, tokens)})
     record = attempt.begin(config.out, new)
     if record.finished is not None:
         return record
@@ -208,17 +209,30 @@ def _policy_digest(config: EvalConfig, policy: ActingPolicy | None) -> str:
         return str(client.metadata["digest"]) if is_ours(client.metadata) else config.policy
 
 
-def _facts(config: EvalConfig, bench: Benchmark, tokens: int | None) -> dict[str, Any]:
+def _facts(
+    config: EvalConfig, bench: Benchmark, every: list[Job], policy: ActingPolicy | None, tokens: int | None
+) -> dict[str, Any]:
+    """For the audit: the starts and how they are played, from the jobs themselves; of the policy what it carries."""
     tasks = jobs.chosen_tasks(config.tasks, bench)
     swapped = INSTRUCTION_SWAPPED in config.controls
+    plain = [job["episode"] for job in every if job["control"] is None]
+    starts = [(episode["task"], episode["index"], episode["seed"]) for episode in plain]
     return {
+        **(policy.about if policy else {}),
         "benchmark": bench.id,
+        "split": config.split,
+        "starts": configs.digest([list(start) for start in starts]),
+        "starts_count": len(starts),
+        "precision": config.precision,
         "step_limit": max(step_limit_of(bench, task) for task in tasks),
         "success_rule": bench.success_rule,
         "tasks": list(tasks),
         "tokens": tokens,
         "batch": config.batch,
-        "execute": config.execute,
+        "execute": max(job["execute"] for job in every),
+        "selection": None if config.selection is None else configs.to_dict(config.selection),
+        "candidates": 1 if config.selection is None else len(config.selection.candidates),
+        "evaluation": config.evaluation,
         "instruction_swaps": jobs.swap_pairs(tasks) if swapped else None,
     }
 

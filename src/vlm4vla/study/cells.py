@@ -4,28 +4,59 @@ Two studies, or two edits of one, share every cell whose settings are equal; a c
 leaves the old one alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import registry
+from vlm4vla.choices import Select
 from vlm4vla.schemas import DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one seed: how it is trained, and how it is evaluated. ``eval.arm`` names its rows."""
+    """One arm with one seed: how it is trained, and how it is evaluated. ``eval.arm`` names its rows.
+
+    With ``select``, policy and horizon of ``eval`` stand for those that will be chosen: ``selection.final`` gives them.
+    """
 
     arm: str
     seed: int
     train: TrainConfig
     eval: EvalConfig
+    benchmark: str
+    select: Select | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its rows."""
+        return self.eval.arm
+
+    @property
+    def folder(self) -> Path:
+        return self.train.out.parent
+
+    @property
+    def log(self) -> Path:
+        """What training and evaluation say."""
+        return self.folder / "cell.log"
 
 
-def recipe(study: StudyConfig, arm: str) -> StudyTrain:
-    """The shared recipe with the arm's overrides."""
+@dataclass(frozen=True)
+class Trial:
+    """An arm tried with a multiple of its learning rate, by a cell that is evaluated on dev starts alone."""
+
+    arm: str
+    factor: float
+    cell: Cell
+
+
+def recipe(study: StudyConfig, arm: str, factor: float = 1.0) -> StudyTrain:
+    """The shared recipe with the arm's overrides; ``factor`` multiplies its learning rate."""
     changed = configs.override(configs.to_dict(study.train), study.arms[arm].overrides)
+    changed["optimizer"]["lr"] *= factor
     return configs.validate(StudyTrain, changed, source=f"arm {arm!r} of study {study.name!r}")
 
 
@@ -40,32 +71,75 @@ def version(study: StudyConfig) -> str:
     return identity
 
 
-def demos(study: StudyConfig, out: Path) -> DemosConfig:
+def demos(study: StudyConfig, out: Path) -> DemosConfig | None:
+    """The demonstrations of the study; null where its data are recorded by others."""
+    if study.demos is None:
+        return None
     settings: dict[str, Any] = {"bench": study.bench, "tasks": list(study.tasks), **configs.to_dict(study.demos)}
     folder = out / f"demos-{configs.digest({**settings, 'benchmark': version(study)})}"
     return DemosConfig(**settings, workers=study.eval.workers, out=folder)
 
 
 def store_folder(study: StudyConfig, out: Path, size: int) -> Path:
-    """The frame store's folder: named after the demonstrations and the picture size that it holds."""
-    identity = {"demos": demos(study, out).out.name, "image_size": size, "encoding": study.encoding}
+    """The frame store's folder: named after the demonstrations or data and the picture size that it holds."""
+    made = demos(study, out)
+    identity: dict[str, Any] = {"image_size": size, "encoding": study.encoding}
+    if made is not None:
+        identity["demos"] = made.out.name
+    else:
+        assert study.data is not None
+        identity["data"] = configs.to_dict(study.data)
     return out / f"store-{configs.digest(identity)}"
 
 
-def cells(study: StudyConfig, out: Path) -> list[Cell]:
+def store_words(study: StudyConfig, out: Path, size: int) -> list[str]:
+    """The words behind ``vlm4vla`` that build this store."""
+    made, data = demos(study, out), study.data
+    if made is not None:
+        words = [str(made.out), "--format", str(made.format)]
+    else:
+        assert data is not None
+        words = [str(data.source), "--format", data.format]
+        words += [word for key, value in data.options.items() for word in ("--option", f"{key}={value}")]
+    store = store_folder(study, out, size)
+    return ["data", "build", *words, "--out", str(store), "--image-size", str(size), "--encoding", study.encoding]
+
+
+def cells(study: StudyConfig, out: Path, factors: Mapping[str, float] | None = None) -> list[Cell]:
+    """Every arm with every seed.
+
+    ``factors``: arm -> the factor of its learning rate that tuning chose; arms without
+    one are left out. Null: the rates as the arms' recipes have them.
+    """
+    arms = list(study.arms) if factors is None else [arm for arm in study.arms if arm in factors]
     found: list[Cell] = []
-    for arm, settings in study.arms.items():
+    for arm in arms:
         for seed in study.seeds:
-            recipe_of_arm = recipe(study, arm)
-            plain = configs.to_dict(recipe_of_arm)
-            store = store_folder(study, out, recipe_of_arm.policy.backbone.view)
-            identity = configs.digest({"train": plain, "seed": seed, "store": store.name})
-            folder = out / "cells" / f"{arm}-s{seed}-{identity}"
-            data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}
-            settings_of_train = {**plain, "data": data, "seed": seed, "out": folder / "train"}
-            train = configs.validate(TrainConfig, settings_of_train, source=f"arm {arm!r} of study {study.name!r}")
-            name = row_name(study, arm, seed)
-            found.append(Cell(arm, seed, train, _eval(study, folder, name, seed, settings.controls)))
+            keep = () if study.select is None or study.select.checkpoints == "last" else study.select.checkpoints
+            train = _train(study, out, arm, seed, 1.0 if factors is None else factors[arm], keep)
+            name, controls = row_name(study, arm, seed), study.arms[arm].controls
+            evaluation = _eval(study, train.out.parent, name, seed, controls, select=study.select)
+            found.append(Cell(arm, seed, train, evaluation, version(study), study.select))
+    return found
+
+
+def trials(study: StudyConfig, out: Path) -> list[Trial]:
+    """Every arm with every factor of the study's grid of learning rates; [] under ``lr_policy: fixed``."""
+    grid = study.grid
+    found: list[Trial] = []
+    for arm in study.arms:
+        for factor in grid.factors if grid else ():
+            assert grid is not None
+            train = _train(study, out, arm, grid.seed, factor, ())
+            changes: dict[str, Any] = {
+                "split": "dev",
+                "episodes": grid.episodes or study.eval.episodes,
+                "videos_per_task": 0,
+            }
+            changes["control_episodes"] = None
+            name = f"{arm}-x{factor:g}"
+            evaluation = _eval(study, train.out.parent, name, grid.seed, (), changes=changes)
+            found.append(Trial(arm, factor, Cell(arm, grid.seed, train, evaluation, version(study))))
     return found
 
 
@@ -74,9 +148,29 @@ def references(study: StudyConfig, out: Path) -> list[EvalConfig]:
     return [_eval(study, out / "references", name, 0, (), f"builtin:{name}") for name in study.references]
 
 
+def _train(study: StudyConfig, out: Path, arm: str, seed: int, factor: float, keep: tuple[int, ...]) -> TrainConfig:
+    own = recipe(study, arm, factor)
+    plain = configs.to_dict(own)
+    store = store_folder(study, out, own.policy.backbone.view)
+    before_the_last = [step for step in keep if step != own.steps]
+    identity = configs.digest({"train": plain, "seed": seed, "store": store.name, "keep": before_the_last})
+    folder = out / "cells" / f"{arm}-s{seed}-{identity}"
+    data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}
+    settings = {**plain, "data": data, "seed": seed, "keep": before_the_last, "out": folder / "train"}
+    return configs.validate(TrainConfig, settings, source=f"arm {arm!r} of study {study.name!r}")
+
+
 def _eval(
-    study: StudyConfig, folder: Path, arm: str, seed: int, controls: tuple[str, ...], policy: str | None = None
+    study: StudyConfig,
+    folder: Path,
+    arm: str,
+    seed: int,
+    controls: tuple[str, ...],
+    policy: str | None = None,
+    select: Select | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> EvalConfig:
+    """``changes``: settings that are not those of the study's ``eval``."""
     settings: dict[str, Any] = {
         **configs.to_dict(study.eval),
         "policy": policy or str(folder / "train" / "policy"),
@@ -85,9 +179,15 @@ def _eval(
         "controls": [None, *controls],
         "arm": arm,
         "seed": seed,
+        **(changes or {}),
     }
     if policy is not None:  # a scripted policy's pictures would have to be rendered for the video alone
         settings["videos_per_task"] = 0
-    shown = {k: v for k, v in settings.items() if k not in ("policy", "workers", "videos_per_task")}
-    shown["benchmark"] = version(study)
-    return EvalConfig(**settings, out=folder / f"eval-{arm}-{configs.digest(shown)}")
+    rule = {} if select is None else {"select": configs.to_dict(select)}
+    return EvalConfig(**settings, out=folder / f"eval-{arm}-{digest(settings | rule, version(study))}")
+
+
+def digest(settings: Mapping[str, Any], benchmark: str) -> str:
+    """Names an evaluation by what can change its rows, beside the policy, whose folder it lies in."""
+    shown = {k: v for k, v in settings.items() if k not in ("policy", "workers", "videos_per_task", "out")}
+    return configs.digest({**shown, "benchmark": benchmark})

@@ -17,10 +17,21 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from vlm4vla import config as configs
 from vlm4vla import records
 from vlm4vla.config import Config
+from vlm4vla.schemas import EvalConfig
+from vlm4vla.study import selection, state
 from vlm4vla.study.cells import Cell
-from vlm4vla.types import RunFailed
+from vlm4vla.study.state import Failure
+from vlm4vla.types import RunFailed, UserError
 
 Say = Callable[[str], None]
+
+
+class StageFailed(Exception):
+    """A verb of a cell ended with an error: the stage, and its last words."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage, self.message = stage, message
 
 
 def command(words: Sequence[str]) -> list[str]:
@@ -40,42 +51,63 @@ def default_jobs(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads) if threads else 1
 
 
-def run_cells(found: Sequence[Cell], jobs: int, say: Say) -> None:
-    """Train and evaluate every cell, ``jobs`` at a time. A failed cell stops no other; failures are told at the end."""
-    failures: list[str] = []
-    with _Board(found) as board, ThreadPoolExecutor(jobs) as pool:
-        running: dict[Future[str], Cell] = {pool.submit(_run_cell, cell): cell for cell in found}
+def run_cells(found: Sequence[Cell], jobs: int, say: Say) -> list[Failure]:
+    """Train and evaluate every cell that is not finished, ``jobs`` at a time. A failed cell stops no other."""
+    todo = [cell for cell in found if not state.finished(cell)]
+    failures: list[Failure] = []
+    with _Board(todo) as board, ThreadPoolExecutor(jobs) as pool:
+        running: dict[Future[Failure | None], Cell] = {pool.submit(_run_cell, cell): cell for cell in todo}
         while running:
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             board.refresh()
             for future in done:
                 cell, failure = running.pop(future), future.result()
-                say(f"{cell.eval.arm}: " + (f"failed: {failure}" if failure else "trained and evaluated"))
-                if failure:
-                    failures.append(f"{cell.eval.arm}: {failure} (its log is {_log(cell)})")
-    if failures:
-        told = "\n".join(failures)
-        raise RunFailed(f"{len(failures)} of {len(found)} cells failed; run the same command again to go on.\n{told}")
+                say(f"{cell.name}: trained and evaluated" if failure is None else f"{cell.name}: {failure.message}")
+                if failure is not None:
+                    failures.append(failure)
+    return failures
 
 
-def _run_cell(cell: Cell) -> str:
-    """Train, then evaluate; the message of the stage that failed, or nothing."""
-    log = _log(cell)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    for verb, config, out in (("train", cell.train, cell.train.out), ("eval", cell.eval, cell.eval.out)):
-        with log.open("ab") as f:
-            done = subprocess.run(
-                command(with_config([verb], config, out)), stdin=subprocess.DEVNULL, stdout=f, stderr=f, check=False
-            )
-        if done.returncode:
-            lines = [x for x in log.read_text(errors="replace").splitlines() if x.strip()]
-            told = [x for x in lines if x.startswith("vlm4vla: ")]
-            return f"{verb} ended with status {done.returncode}: {(told or lines or ['(no message)'])[-1]}"
-    return ""
+def _run_cell(cell: Cell) -> Failure | None:
+    """Train, try candidates, evaluate; what failed, or nothing. ``study status`` reads the failure in the folder."""
+    try:
+        with records.locked(cell.folder):
+            state.forget_failure(cell.folder)
+            try:
+                if not state.trained(cell.train):
+                    _verb(cell, "train", cell.train, cell.train.out)
+                for config in selection.candidates(cell):
+                    _evaluate(cell, config)
+                _evaluate(cell, selection.final(cell))
+            except StageFailed as failed:
+                state.note_failure(cell.folder, failed.stage, failed.message)
+                return Failure(cell.name, failed.message, cell.log)
+    except (UserError, RunFailed, OSError) as error:  # somebody else works on this cell, or the disk is full
+        return Failure(cell.name, str(error), cell.log)
+    return None
 
 
-def _log(cell: Cell) -> Path:
-    return cell.train.out.parent / "cell.log"
+def _evaluate(cell: Cell, config: EvalConfig) -> None:
+    if state.evaluated(config, state.policies(cell.train).values()):
+        return
+    numbered = selection.numbered(cell.folder, config)
+    _verb(cell, "eval", numbered, numbered.out)
+    if numbered.split == "eval":
+        selection.note_evaluation(cell.folder, numbered)
+
+
+def _verb(cell: Cell, verb: str, config: Config, out: Path) -> None:
+    with cell.log.open("ab") as f:
+        start = f.tell()
+        words = command(with_config([verb], config, out))
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=f, stderr=f, check=False)
+    if done.returncode:
+        with cell.log.open("rb") as log:
+            log.seek(start)  # the words of this attempt, not of an earlier one
+            lines = [x for x in log.read().decode(errors="replace").splitlines() if x.strip()]
+        told = [x for x in lines if x.startswith("vlm4vla: ")]
+        last = (told or lines or ["(no message)"])[-1]
+        raise StageFailed(verb, f"{verb} ended with status {done.returncode}: {last}")
 
 
 class _Board:
@@ -84,7 +116,7 @@ class _Board:
     def __init__(self, found: Sequence[Cell]) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-        self._tasks = {cell.eval.arm: self._progress.add_task(cell.eval.arm, total=1, note="") for cell in found}
+        self._tasks = {cell.name: self._progress.add_task(cell.name, total=1, note="") for cell in found}
         self._cells = found
 
     def __enter__(self) -> "_Board":
@@ -96,18 +128,9 @@ class _Board:
 
     def refresh(self) -> None:
         for cell in self._cells:
-            training = not (cell.train.out / "run.json").is_file()
-            episodes = len(cell.eval.tasks) * cell.eval.episodes
-            controls = len(cell.eval.tasks) * (cell.eval.control_episodes or cell.eval.episodes)
-            total = cell.train.steps if training else episodes + controls * (len(cell.eval.controls) - 1)
-            done = _lines(cell.train.out / "metrics.jsonl") * cell.train.log_every if training else self._rows(cell)
+            training = not state.trained(cell.train)
+            evaluations = [*selection.candidates(cell), cell.eval]
+            total = cell.train.steps if training else sum(map(state.episodes_of, evaluations))
+            done = state.steps_done(cell.train) if training else sum(map(state.episodes_done, evaluations))
             note = "training" if training else "evaluation"
-            self._progress.update(self._tasks[cell.eval.arm], total=total, completed=min(done, total), note=note)
-
-    @staticmethod
-    def _rows(cell: Cell) -> int:
-        return _lines(cell.eval.out / "rows.jsonl")
-
-
-def _lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.is_file() else 0
+            self._progress.update(self._tasks[cell.name], total=total, completed=min(done, total), note=note)

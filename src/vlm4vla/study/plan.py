@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm4vla.schemas import StudyConfig
-from vlm4vla.study import cells
+from vlm4vla.study import cells, selection, state
 
 ASSUMED = {"arm": 0.9, "image-blank": 0.1, "image-other": 0.1, "instruction-swapped": 0.1}
 """Success rates assumed for the cost of evaluation; they decide nothing else."""
@@ -21,15 +21,26 @@ START_S = 6.0  # start of one command: imports, the model, the simulator
 
 def describe(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
     """The cells in the order in which they run, one line each."""
-    lines: list[dict[str, Any]] = [{"stage": "demos", "folder": cells.demos(study, out).out.name}]
+    demos = cells.demos(study, out)
+    if demos is not None:
+        lines: list[dict[str, Any]] = [{"stage": "demos", "folder": demos.out.name}]
+    else:
+        assert study.data is not None
+        lines = [{"stage": "data", "source": str(study.data.source), "format": study.data.format}]
+    for trial in cells.trials(study, out):
+        named = {"arm": trial.arm, "seed": trial.cell.seed, "factor": trial.factor}
+        lines.append({"stage": "tune", **named, "steps": trial.cell.train.steps})
+        lines.append({"stage": "dev", **named, "episodes": state.episodes_of(trial.cell.eval)})
     for cell in cells.cells(study, out):
-        lines.append({"stage": "train", "arm": cell.arm, "seed": cell.seed, "steps": cell.train.steps})
-        own = len(cell.eval.tasks) * cell.eval.episodes
-        checks = len(cell.eval.tasks) * study.eval.control_episodes * (len(cell.eval.controls) - 1)
-        lines.append({"stage": "eval", "arm": cell.arm, "seed": cell.seed, "episodes": own + checks})
+        named = {"arm": cell.arm, "seed": cell.seed}
+        lines.append({"stage": "train", **named, "steps": cell.train.steps})
+        for config in selection.candidates(cell):
+            tried = {"policy": Path(config.policy).name, "execute": config.execute}
+            lines.append({"stage": config.split, **named, **tried, "episodes": state.episodes_of(config)})
+        lines.append({"stage": "eval", **named, "episodes": state.episodes_of(cell.eval)})
     lines += [
-        {"stage": "eval", "arm": ev.arm, "seed": 0, "episodes": ev.episodes * len(ev.tasks)}
-        for ev in cells.references(study, out)
+        {"stage": "eval", "arm": config.arm, "seed": 0, "episodes": state.episodes_of(config)}
+        for config in cells.references(study, out)
     ]
     return lines
 
@@ -42,38 +53,44 @@ def estimate(
     step_limit: int,
     jobs: int,
 ) -> dict[str, Any]:
-    """Seconds per stage. ``probes``: arm -> result of ``train.probe.measure``; ``frame_s``: one rendered step."""
-    demos = len(study.tasks) * study.demos.per_task * demo_steps
-    stages = {
-        "demos": START_S + demos * frame_s / min(study.eval.workers, CORES),
-        "store": START_S + demos * 0.0003,
-        "references": START_S * len(study.references),
-    }
-    chains = [_arm(study, arm, probes[arm], frame_s, demo_steps, step_limit) for arm in study.arms for _ in study.seeds]
-    # Side by side, the cells end no sooner than the longest, and share caches and memory.
-    stages["arms"] = max(max(chains), sum(chains) / jobs) * (SIDE_BY_SIDE if jobs > 1 else 1.0)
+    """Seconds per stage. ``probes``: arm -> result of ``train.probe.measure``; ``frame_s``: one rendered step.
+
+    ``not_counted``: what cannot be known beforehand.
+    """
+    stages: dict[str, float] = {}
+    if study.demos is not None:
+        demos = len(study.tasks) * study.demos.per_task * demo_steps
+        stages["demos"] = START_S + demos * frame_s / min(study.eval.workers, CORES)
+        stages["store"] = START_S + demos * 0.0003
+    stages["references"] = START_S * len(study.references)
+    out = Path("runs")
+    of_stages = {"tuning": [t.cell for t in cells.trials(study, out)], "arms": cells.cells(study, out)}
+    for name, found in of_stages.items():
+        chains = [_cell(cell, probes[cell.arm], frame_s, demo_steps, step_limit) for cell in found]
+        if chains:
+            # Side by side, the cells end no sooner than the longest, and share caches and memory.
+            stages[name] = max(max(chains), sum(chains) / jobs) * (SIDE_BY_SIDE if jobs > 1 else 1.0)
     stages["report"] = START_S
     return {
         "stages": {k: round(v, 1) for k, v in stages.items()},
         "total_s": round(sum(stages.values()), 1),
         "assumed_success": ASSUMED,
+        "not_counted": [] if study.demos is not None else ["the frame stores of data whose size is not known"],
     }
 
 
-def _arm(
-    study: StudyConfig, arm: str, probe: dict[str, Any], frame_s: float, demo_steps: float, step_limit: int
-) -> float:
-    """Seconds to train and evaluate one policy."""
-    kinds = [("arm", len(study.tasks) * study.eval.episodes, frame_s)]
-    for control in study.arms[arm].controls:
-        render = 0.0 if control in ("image-blank", "image-other") else frame_s  # nothing is rendered for these
-        kinds.append((control, len(study.tasks) * study.eval.control_episodes, render))
-    evaluation = 0.0
-    for kind, count, render in kinds:
-        steps = ASSUMED[kind] * demo_steps + (1 - ASSUMED[kind]) * step_limit
-        # One policy serves all workers: they render side by side, inference does not get cheaper with more of them.
-        inference = probe["seconds_per_inference"] / min(study.eval.workers, study.eval.batch)
-        query = render / min(study.eval.workers, CORES) + inference
-        evaluation += count * math.ceil(steps / study.eval.execute) * query
-    training = study.train.steps * float(probe["seconds_per_step"])
-    return 2 * START_S + training + evaluation
+def _cell(cell: cells.Cell, probe: dict[str, Any], frame_s: float, demo_steps: float, step_limit: int) -> float:
+    """Seconds to train one policy, to try its candidates, and to evaluate it."""
+    seconds = START_S + cell.train.steps * float(probe["seconds_per_step"])
+    for config in (*selection.candidates(cell), cell.eval):
+        seconds += START_S
+        for control in config.controls:
+            count = len(config.tasks) * ((control and config.control_episodes) or config.episodes)
+            render = 0.0 if control in ("image-blank", "image-other") else frame_s  # nothing is rendered for these
+            rate = ASSUMED[control or "arm"]
+            steps = rate * demo_steps + (1 - rate) * step_limit
+            # One policy serves all workers: they render side by side, inference does not get cheaper with more of them.
+            inference = probe["seconds_per_inference"] / min(config.workers, config.batch)
+            query = render / min(config.workers, CORES) + inference
+            seconds += count * math.ceil(steps / config.execute) * query
+    return seconds

@@ -8,24 +8,18 @@ import json
 import os
 import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import records, registry
-from vlm4vla.records import EpisodeRow, RunRecord
-from vlm4vla.report.build import build
-from vlm4vla.report.sentences import row_name
 from vlm4vla.rollout import jobs
-from vlm4vla.schemas import EvalConfig, StudyConfig
-from vlm4vla.study import audit, cells, compare, execute, plan, recipes
+from vlm4vla.schemas import StudyConfig
+from vlm4vla.study import audit, cells, conclude, execute, plan, state, tuning
 from vlm4vla.study.execute import Say
+from vlm4vla.study.state import Failure
 from vlm4vla.types import Benchmark, RunFailed, refuse, step_limit_of
-
-Key = tuple[str, str | None]
-"""Which rows: an arm and a control (None: the arm itself)."""
 
 
 class Study:
@@ -45,8 +39,8 @@ class Study:
         return file.is_file() and json.loads(file.read_text()) == {"identity": self.identity}
 
     def run(self) -> None:
-        """Run what is missing, in order; raises the stage's error in words when one fails."""
-        self._check()
+        """Run what is missing, in order. A part that fails stops no other; RunFailed names all of them at the end."""
+        self.check()
         if self.finished():
             return
         with records.locked(self.out):
@@ -54,28 +48,57 @@ class Study:
 
     def _run(self) -> None:
         records.write_atomic(self.out / "study.yaml", configs.to_yaml(self.config))
-        self._stage("install", ["bench", "install", self.config.bench])
+        self._must("install", ["bench", "install", self.config.bench])
         guess = self._estimate()
         demos = cells.demos(self.config, self.out)
-        self._stage("demos", execute.with_config(["bench", "demos"], demos, demos.out))
-        for size in sorted({cell.train.policy.backbone.view for cell in cells.cells(self.config, self.out)}):
-            store = cells.store_folder(self.config, self.out, size)
-            words = ["data", "build", str(demos.out), "--format", str(demos.format), "--out", str(store)]
-            self._stage("store", [*words, "--image-size", str(size), "--encoding", self.config.encoding])
-        for reference in cells.references(self.config, self.out):
-            self._stage("references", execute.with_config(["eval"], reference, reference.out))
-        found = cells.cells(self.config, self.out)
-        self.say(f"[arms] {len(found)} policies, {self.jobs} at a time; each is trained, then evaluated")
+        if demos is not None:
+            self._must("demos", execute.with_config(["bench", "demos"], demos, demos.out))
+        failures = self._stores() + self._references()
+        failures += self._cells("tuning", [trial.cell for trial in cells.trials(self.config, self.out)])
+        found = cells.cells(self.config, self.out, tuning.factors(self.config, self.out))
+        failures += self._cells("arms", found)
+        if failures:
+            told = "\n".join(map(str, failures))
+            raise RunFailed(
+                f"{len(failures)} parts of the study failed. Mend the cause and run the same command again: what is "
+                f"finished is kept, the rest is tried once more.\n{told}"
+            )
+        self.say("[report]")
+        made = {
+            "command": self.command,
+            "wall_s": json.loads(self._file("wall").read_text()),
+            "estimate_s": None if guess is None else guess["total_s"],
+        }
+        conclude.conclude(self.config, self.out, found, cells.references(self.config, self.out), made)
+        records.write_atomic(self.out / "finished.json", json.dumps({"identity": self.identity}) + "\n")
+
+    def _cells(self, stage: str, found: list[cells.Cell]) -> list[Failure]:
+        """Train and evaluate these, where their frame store is whole (its manifest is written last)."""
+        ready = [cell for cell in found if all((s.store / "manifest.json").is_file() for s in cell.train.data.sources)]
+        if not ready:
+            return []
+        self.say(f"[{stage}] {len(ready)} policies, {self.jobs} at a time; each is trained, then evaluated")
         began = time.monotonic()
-        execute.run_cells(found, self.jobs, self.say)
-        self._add_time("arms", time.monotonic() - began)
-        self._conclude(guess)
+        failures = execute.run_cells(ready, self.jobs, self.say)
+        self._add_time(stage, time.monotonic() - began)
+        return failures
 
-    def rows(self) -> list[EpisodeRow]:
-        """All rows of the study's evaluations."""
-        return [row for e in self._evals() for row in records.read_all(e.out / "rows.jsonl", EpisodeRow)]
+    def _stores(self) -> list[Failure]:
+        """One frame store for every picture size; one that cannot be built stops the cells that need it alone."""
+        failures: list[Failure] = []
+        for size in sorted({cell.train.policy.backbone.view for cell in cells.cells(self.config, self.out)}):
+            failures += self._stage("store", cells.store_words(self.config, self.out, size), f"store of {size} pixels")
+        return failures
 
-    def _check(self) -> None:
+    def _references(self) -> list[Failure]:
+        failures: list[Failure] = []
+        for reference in cells.references(self.config, self.out):
+            if not state.evaluated(reference):
+                words = execute.with_config(["eval"], reference, reference.out)
+                failures += self._stage("references", words, reference.arm)
+        return failures
+
+    def check(self) -> None:
         """Everything that can be wrong with a study is said before anything runs."""
         jobs.chosen_tasks(self.config.tasks, self.bench)
         cameras = [camera.name for camera in self.bench.cameras]
@@ -84,39 +107,55 @@ class Study:
                 if camera not in cameras:
                     todo = f"Mend policy.cameras of arm {arm!r}."
                     raise refuse(f"{self.bench.id} has no camera {camera!r}", given=camera, possible=cameras, todo=todo)
+        cells.cells(self.config, self.out)  # refuses settings of a cell that do not go together
+        others = [arm for arm, settings in self.config.arms.items() if settings.reported]
+        if others:
+            raise refuse(
+                f"The settings of {', '.join(others)} were reported by others",
+                possible="arms whose settings are all overrides of train",
+                todo="Audit the study with `vlm4vla study audit`; to run it, take `reported` out of its arms.",
+            )
         report = audit.audit(self.config, {})
         if not report["ok"]:
             raise refuse(
                 f"The arms differ in {', '.join(report['faults'])}, which the factor does not name",
                 possible=f"may_differ: {list(self.config.may_differ)}",
-                todo="Make the arms equal there, or add the key to may_differ and say why in the factor.",
+                todo="Make the arms equal there, name the key in may_differ (and in the factor), or give the reason in "
+                "waived.",
             )
 
-    def _estimate(self) -> dict[str, Any]:
+    def _estimate(self) -> dict[str, Any] | None:
+        """The study's cost; null where it cannot be measured, which stops nothing: its cells will say why."""
         file = self._file("estimate")
         if not file.is_file():
             study = self.out / "study.yaml"
             words = execute.command(["study", "estimate", str(study), "--jobs", str(self.jobs), "--json"])
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
-                raise RunFailed("The study's cost could not be estimated; the message stands above.")
+                self.say("The study's cost could not be estimated; the message stands above.")
+                return None
             records.write_atomic(file, done.stdout)
-        guess = json.loads(file.read_text())
+        guess: dict[str, Any] = json.loads(file.read_text())
         stages = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in guess["stages"].items())
         self.say(f"Estimate for this machine: {guess['total_s'] / 60:.0f} minutes ({stages}).")
-        return dict(guess)
+        return guess
 
-    def _stage(self, name: str, words: list[str]) -> None:
+    def _must(self, stage: str, words: list[str]) -> None:
+        """A stage without which nothing else can run."""
+        for failure in self._stage(stage, words, f"Stage {stage!r}"):
+            raise RunFailed(
+                f"{failure}. Mend the cause and run the same study command again: finished stages are kept."
+            )
+
+    def _stage(self, stage: str, words: list[str], name: str) -> list[Failure]:
         """Run one command; its wall time is added to the stage's (what a kill cut off is not counted)."""
         began = time.monotonic()
-        self.say(f"[{name}] vlm4vla {' '.join(_short(word, self.out) for word in words)}")
+        self.say(f"[{stage}] vlm4vla {' '.join(_short(word, self.out) for word in words)}")
         done = subprocess.run(execute.command(words), stdout=subprocess.DEVNULL, check=False)
-        self._add_time(name, time.monotonic() - began)
+        self._add_time(stage, time.monotonic() - began)
         if done.returncode:
-            raise RunFailed(
-                f"Stage {name!r} ended with status {done.returncode}; its own message stands above. Mend the cause and "
-                "run the same study command again: finished stages are kept."
-            )
+            return [Failure(name, f"ended with status {done.returncode}; its own message stands above")]
+        return []
 
     def _file(self, name: str) -> Path:
         """A file that belongs to these settings alone: a folder may hold several studies that share cells."""
@@ -128,87 +167,6 @@ class Study:
         times[stage] = round(seconds + times.get(stage, 0.0), 1)
         records.write_atomic(file, json.dumps(times, indent=1) + "\n")
 
-    def _evals(self) -> list[EvalConfig]:
-        own = [cell.eval for cell in cells.cells(self.config, self.out)]
-        return [*cells.references(self.config, self.out), *own]
-
-    def _conclude(self, guess: dict[str, Any]) -> None:
-        rows = self.rows()
-        found = cells.cells(self.config, self.out)
-        runs = {cell.eval.arm: records.read_one(cell.train.out / "run.json", RunRecord) for cell in found}
-        means, differences = self._recipes(rows)
-        records.write_all(self.out / "estimates.jsonl", [*means, *compare.estimates(rows)])
-        records.write_all(self.out / "comparisons.jsonl", [*differences, *self._comparisons(rows)])
-        records.write_atomic(self.out / "audit.json", json.dumps(audit.audit(self.config, runs), indent=1) + "\n")
-        records.write_atomic(self.out / "study.json", json.dumps(self._summary(guess), indent=1) + "\n")
-        self.say("[report]")
-        build(self.out, self.out / "report")
-        records.write_atomic(self.out / "finished.json", json.dumps({"identity": self.identity}) + "\n")
-
-    def _recipes(self, rows: list[EpisodeRow]) -> tuple[list[records.Estimate], list[records.Comparison]]:
-        """What holds for the arms when they are trained again; nothing can be said of one training run each."""
-        if len(self.config.seeds) < 2:
-            return [], []
-        of_arm: dict[str, list[list[EpisodeRow]]] = {}
-        for cell in cells.cells(self.config, self.out):
-            own = [row for row in rows if row.arm == cell.eval.arm and row.control is None]
-            of_arm.setdefault(cell.arm, []).append(own)
-        return recipes.conclude(of_arm, equivalence=self.config.equivalence, variances=self.config.variances)
-
-    def _comparisons(self, rows: list[EpisodeRow]) -> list[records.Comparison]:
-        """First arm against every other, each arm against its controls and the floor; Holm over the whole family.
-
-        With several seeds arms are compared as recipes, and no checkpoint of one with a checkpoint of another.
-        """
-        found = cells.cells(self.config, self.out)
-        pairs: list[tuple[Key, Key]] = []
-        if len(self.config.seeds) == 1:
-            first, *others = found
-            pairs += [((first.eval.arm, None), (other.eval.arm, None)) for other in others]
-        for cell in found:
-            name = cell.eval.arm
-            pairs += [((name, None), (name, control)) for control in self.config.arms[cell.arm].controls]
-            pairs += [((name, None), (floor, None)) for floor in self.config.references if floor == "do-nothing"]
-        by_key: dict[Key, list[EpisodeRow]] = {}
-        for row in rows:
-            by_key.setdefault((row.arm, row.control), []).append(row)
-        compared = [compare.compare(by_key[a], by_key[b], row_name(*a), row_name(*b)) for a, b in pairs]
-        return compare.adjusted(compared)
-
-    def _summary(self, guess: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "name": self.config.name,
-            "title": self.config.title,
-            "caveat": self.config.caveat,
-            "factor": self.config.factor,
-            "benchmark": self.bench.id,
-            "tasks": list(self.config.tasks),
-            "instructions": {task: self.bench.instruction(task) for task in self.config.tasks},
-            "arms": [
-                {
-                    "name": cell.eval.arm,
-                    "label": self._label(cell),
-                    "recipe": cell.arm,
-                    "recipe_label": self.config.arms[cell.arm].label,
-                    "run": os.path.relpath(cell.train.out, self.out),
-                    "eval": os.path.relpath(cell.eval.out, self.out),
-                }
-                for cell in cells.cells(self.config, self.out)
-            ],
-            "references": [
-                {"name": e.arm, "label": e.arm.replace("-", " "), "eval": os.path.relpath(e.out, self.out)}
-                for e in cells.references(self.config, self.out)
-            ],
-            "command": self.command,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_s": json.loads(self._file("wall").read_text()),
-            "estimate_s": guess["total_s"],
-        }
-
-    def _label(self, cell: cells.Cell) -> str:
-        label = self.config.arms[cell.arm].label
-        return label if len(self.config.seeds) == 1 else f"{label}, seed {cell.seed}"
-
 
 def estimate(config: StudyConfig, jobs: int) -> dict[str, Any]:
     """The plan's cost, with every arm's recipe and the simulator tried for a moment (imports torch)."""
@@ -216,11 +174,12 @@ def estimate(config: StudyConfig, jobs: int) -> dict[str, Any]:
     from vlm4vla.train import probe
 
     benchmark = registry.find("bench", config.bench).Benchmark()
+    noise = config.demos.noise if config.demos else 0.0
     frames, seconds = [], []
     with TemporaryDirectory() as folder, WorkerPool(config.bench, 1, Path(folder) / "log") as pool:
         for task in config.tasks[:3]:  # the first job also pays for the start of the simulator
             episode = benchmark.episodes("dev", task, 1)[0].to_dict()
-            job = {"kind": "demo", "id": task, "episode": episode, "noise": config.demos.noise}
+            job = {"kind": "demo", "id": task, "episode": episode, "noise": noise}
             job |= {"after_success": 4, "pictures": True}
             began = time.monotonic()
             for _, result in pool.run([job]):

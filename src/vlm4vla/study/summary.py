@@ -20,7 +20,7 @@ from vlm4vla.types import Benchmark, EpisodeSpec, Split, refuse
 def summary(folder: Path) -> list[dict[str, Any]]:
     """One line per number. Keys: row, task (null: mean over tasks), what, n, value, low, high, level, estimand, method.
 
-    ``what`` is "success" (a rate), for chains of subtasks also "in a row: average", "in a row: K" (rates of at least K
+    ``what`` is "success" (a rate), for chains of subtasks "in a row: average", "in a row: K" (rates of at least K
     solved in a row; intervals over the distinct initial states) and "subtask: NAME" (``n``: how often it was tried).
     """
     file = folder / "rows.jsonl"
@@ -33,9 +33,13 @@ def summary(folder: Path) -> list[dict[str, Any]]:
     run = records.read_one(folder / "run.json", RunRecord)
     rows = records.read_all(file, EpisodeRow)
     lines: list[dict[str, Any]] = []
+    in_a_row: set[str | None] = {row.task for row in rows if row.completed is not None}
+    if {row.task for row in rows} == in_a_row:
+        in_a_row |= {None}  # no mean over single tasks either
     for e in compare.estimates(rows):
         interval = Interval(e.estimand, e.rate, e.low, e.high, e.level, e.method)
-        lines.append(_line(row_name(e.arm, e.control), e.task, "success", e.episodes, interval))
+        if e.task not in in_a_row:  # of chains: below, over their initial states
+            lines.append(_line(row_name(e.arm, e.control), e.task, "success", e.episodes, interval))
     chained = [row for row in rows if row.completed is not None]
     if chained:
         bench: Benchmark = registry.find("bench", str(run.config["bench"])).Benchmark()

@@ -7,7 +7,7 @@ checkpoint holds weights, optimizer and the number of finished steps, and nothin
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,19 @@ class World:
             dist.destroy_process_group()
 
 
-def fit(objective: Objective, config: TrainConfig, world: World, out: Path, config_hash: str) -> int:
-    """Train to ``config.steps``; returns the step that was resumed from. Only rank 0 writes."""
+def fit(
+    objective: Objective,
+    config: TrainConfig,
+    world: World,
+    out: Path,
+    config_hash: str,
+    keep: Callable[[int], None] = lambda _step: None,
+) -> int:
+    """Train to ``config.steps``; returns the step that was resumed from. Only rank 0 writes.
+
+    ``keep(step)`` is called on rank 0 after each step of ``config.keep``, before that step's checkpoint is stored: a
+    run that is killed in between comes there again.
+    """
     if config.batch % world.size:
         raise refuse(
             f"The global batch {config.batch} cannot be shared by {world.size} processes",
@@ -86,6 +97,8 @@ def fit(objective: Objective, config: TrainConfig, world: World, out: Path, conf
             parts = _step(objective, wrapped, optimizer, config, world, batch, step)
             done = step + 1
             log.step(done, parts, waited, config.log_every, last=done == config.steps)
+            if world.rank == 0 and done in config.keep:
+                keep(done)
             if world.rank == 0 and done % config.checkpoint_every == 0 and done < config.steps:
                 checkpoint.save(out, module, optimizer, done, config_hash)
     return start

@@ -1,16 +1,14 @@
 """``vlm4vla train``: a store and a VLM in, a policy folder with its record out."""
 
 import os
-import resource
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from vlm4vla import config as configs
-from vlm4vla import records
+from vlm4vla import policy_folder, records
 from vlm4vla.backbones import loading
 from vlm4vla.backbones.processor import Inputs
 from vlm4vla.data.batch import Samples
@@ -20,7 +18,7 @@ from vlm4vla.data.order import Order
 from vlm4vla.policy import Facts, Policy, Preparer
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import TrainConfig
-from vlm4vla.train import checkpoint
+from vlm4vla.train import checkpoint, facts
 from vlm4vla.train.loop import World, fit
 from vlm4vla.train.objective import Objective
 from vlm4vla.types import refuse
@@ -50,7 +48,7 @@ def facts_of(config: TrainConfig, mixture: Mixture) -> Facts:
     state = mixture.state_statistics()
     data: dict[str, Any] = {"store": mixture.digest}
     if len(mixture.stores) > 1:
-        data["shares"] = _shares(mixture)
+        data["shares"] = facts.shares(mixture)
     return Facts(
         action_spec=mixture.action_spec,
         normalizer=Normalizer.fit(mixture.action_spec, mixture.statistics(), config.policy.normalizer),
@@ -91,13 +89,9 @@ def _samples(config: TrainConfig, mixture: Mixture) -> Samples:
     return Samples(mixture, policy.chunk, policy.cameras, config.data.augment, config.seed, policy.window)
 
 
-def _shares(mixture: Mixture) -> dict[str, float]:
-    """Digest of each store -> its share of the samples."""
-    return {store.digest: share for store, share in zip(mixture.stores, mixture.shares, strict=True)}
-
-
 def identity(config: TrainConfig, data_digest: str) -> str:
-    """Hash of everything that can change the weights: not where files lie, nor how they are loaded or logged.
+    """Hash of everything that can change the weights, or which of them stay: not where files lie, nor how they are
+    loaded or logged.
 
     ``data_digest`` covers the contents of all stores and their weights.
     """
@@ -137,11 +131,21 @@ def _train(
     if world.rank == 0:
         config.out.mkdir(parents=True, exist_ok=True)
         records.write_atomic(config.out / "config.yaml", configs.to_yaml(config))
-    resumed = fit(objective, config, world, config.out, config_hash)
+
+    def keep(step: int) -> None:
+        whole = policy.facts
+        policy.facts = replace(whole, provenance=whole.provenance | {"steps": step, "of_steps": config.steps})
+        policy.save_pretrained(config.policy_at(step))
+        policy.facts = whole
+
+    resumed = fit(objective, config, world, config.out, config_hash, keep)
     record = _record(config, config_hash, policy, mixture, started, time.monotonic() - began, resumed, world.size)
     if world.rank == 0:
         digest = policy.save_pretrained(config.out / "policy")
-        record = record.model_copy(update={"inputs": {**record.inputs, "policy": digest}})
+        kept = {str(step): policy_folder.digest_of(config.policy_at(step)) for step in config.keep}
+        record = record.model_copy(
+            update={"inputs": {**record.inputs, "policy": digest}, "facts": {**record.facts, "kept": kept}}
+        )
         records.write_one(config.out / "run.json", record)
         checkpoint.remove(config.out)  # the finished policy replaces it
     world.leave()
@@ -171,37 +175,8 @@ def _record(
         seed=config.seed,
         inputs={"store": mixture.digest},
         parameters=policy.parameters_by_group(),
-        facts=_facts(config, policy, mixture) | {"resumed_from_step": resumed},
+        facts=facts.of_run(config, policy, mixture, _samples(config, mixture)) | {"resumed_from_step": resumed},
         started=started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         wall_s=round(wall_s, 1),
     )
-
-
-def _facts(config: TrainConfig, policy: Policy, mixture: Mixture) -> dict[str, Any]:
-    """What the run did, for the audit: measured from the prepared inputs, not copied from the configuration."""
-    samples = _samples(config, mixture)
-    sample = samples.sample(0, 0)
-    example = policy.preparer.example(sample)
-    ids = example["input_ids"]
-    processor = policy.backbone.processor
-    frozen = [g for g, ps in policy.backbone.groups().items() if ps and not any(p.requires_grad for p in ps)]
-    return {
-        "checkpoint_commit": loading.commit_of(policy.backbone.model_config),
-        "dropout": policy.backbone.dropout(),
-        "tokens_per_sample": len(ids),
-        "image_tokens": int((ids == processor.image_id).sum()),
-        "model_pixels": config.policy.backbone.image_size,
-        "prompt": processor.tokenizer.decode(ids[: -config.policy.queries]),
-        "attention_kernel": policy.backbone.model_config.get_text_config()._attn_implementation,
-        "query_position": int(np.argmax(ids == processor.query_id)),
-        "image_pixels": [list(image.shape[:2]) for image in sample.images.values()],
-        "center_crop": policy.facts.center_crop,
-        "pictures_per_camera": config.policy.window,
-        "shares": _shares(mixture),
-        "proprioception": config.policy.proprioception,
-        "samples_seen": config.steps * config.batch,
-        "epochs": round(config.steps * config.batch / len(samples), 2),
-        "frozen_groups": frozen,
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-    }

@@ -69,6 +69,7 @@ class Benchmark:
     success_rule = protocol.SUCCESS_RULE
     step_limits: ClassVar[dict[str, int]] = {CHAIN: step_limit} | dict.fromkeys(SINGLE, protocol.SUBTASK_STEPS)
     data_format = "calvin"
+    chains = (CHAIN,)
     published: ClassVar[dict[str, int]] = {CHAIN: sequences.COUNT}
 
     def __init__(self) -> None:

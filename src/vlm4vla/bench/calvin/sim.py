@@ -123,6 +123,7 @@ class TableEnv:
             raise RuntimeError(f"The environment of task {self.task!r} is closed.")
 
     def _observe(self) -> Observation:
-        pictures = painter(self._data).draw(self.world, tuple(camera.name for camera in self._shown))
+        names = tuple(camera.name for camera in self._shown)
+        pictures = painter(self._data).draw(self.world, names) if names else {}
         state = self.world.robot_obs().astype(np.float32)
         return Observation(pictures, (self._told or self._sentences)[self.subtask], state)

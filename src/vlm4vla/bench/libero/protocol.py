@@ -8,7 +8,7 @@ openvla-oft @ 213c5ff, openpi ``examples/libero/main.py`` @ 15a9616, which agree
 """
 
 ID = "libero-v1"
-DIGEST = "b971bd737fbe7d245c22ae738b28885ac78c4d7b2c688a982ba3afcad9a0e95d"
+DIGEST = "b909e990b7cb2620122fa6fa795ef27f6749aa2e2a954c3addd19a9d311238d9"
 
 PICTURE = 256  # pixels, height and width
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}  # ours -> the simulator's

@@ -189,7 +189,7 @@ class PandaEnv:
         Bringing bodies up to date would change what the solver starts from, and so the physics.
         """
         if self._maker is None:
-            self._maker = PictureMaker(self.model, self.cameras, self._variant.half_turn)
+            self._maker = PictureMaker(self.model, self.cameras)
         position, rotation = self.hand()
         state = np.concatenate([position, axis_angle(rotation), self.fingers()]).astype(np.float32)
         return Observation(self._maker.pictures(self.model, self.data, self._shown), self._instruction, state)

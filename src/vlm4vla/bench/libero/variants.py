@@ -26,7 +26,6 @@ class Variant:
     settle_steps: int = protocol.SETTLE_STEPS
     settle_gripper: float = protocol.OPEN
     picture: int = protocol.PICTURE
-    half_turn: bool = protocol.HALF_TURN
 
     @property
     def id(self) -> str:
@@ -36,8 +35,9 @@ class Variant:
 OURS: Final = Variant("", protocol.STEP_LIMITS)
 # lerobot @7427f31, src/lerobot/envs/libero.py: more steps for one suite. Its picture is turned by its processor.
 _LEROBOT = replace(OURS, name="lerobot", step_limits=protocol.STEP_LIMITS | {"libero_spatial": 280})
-# LIBERO @8f1084e, libero/lifelong/metric.py and configs/eval/default.yaml: zeros while settling, pictures as read back.
-_ORIGINAL = Variant("original", dict.fromkeys(protocol.STEP_LIMITS, 600), 5, 0.0, 128, False)
+# LIBERO @8f1084e, libero/lifelong/metric.py and configs/eval/default.yaml: zeros while settling. Its pictures are
+# upside down, as OpenGL has them; here they are upright in every variant, since data readers and policies expect that.
+_ORIGINAL = Variant("original", dict.fromkeys(protocol.STEP_LIMITS, 600), 5, 0.0, 128)
 
 VARIANTS: Final = MappingProxyType({variant.name: variant for variant in (OURS, _LEROBOT, _ORIGINAL)})
 _SEED_ONCE: Final = ("openvla", "openvla-oft", "openpi")

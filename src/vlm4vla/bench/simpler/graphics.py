@@ -49,9 +49,11 @@ def _choose() -> str:
         return files
     described = json.loads(next((private / "usr/share/vulkan/icd.d").glob("lvp_icd*.json")).read_text())
     described["ICD"]["library_path"] = str(libraries / _DRIVER)
-    partial = own.with_name(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(described))
-    partial.replace(own)
+    text = json.dumps(described)
+    if not own.is_file() or own.read_text() != text:  # the first time, or after the environment was moved
+        partial = own.with_name(f".{os.getpid()}.part")
+        partial.write_text(text)
+        partial.replace(own)
     os.environ["VK_ICD_FILENAMES"] = str(own)
     for name in (*_NEWER, _DRIVER):
         _load(libraries, name)

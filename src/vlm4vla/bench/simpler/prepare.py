@@ -94,8 +94,9 @@ def _backports(apt: list[str], sources: Path) -> list[str]:
     codename = system.get("VERSION_CODENAME", "")
     if system["ID"] != "debian" or codename not in _TOO_OLD:
         return []
-    listed = _run([*apt, "indextargets", "--format", "$(RELEASE) $(SITE)", "Identifier: Packages"])
-    mirrors = [line.split()[1] for line in listed.splitlines() if line.split()[0] == codename]
+    listed = _run([*apt, "indextargets", "--format", "$(CODENAME) $(SITE) $(ORIGIN)", "Identifier: Packages"])
+    found = [line.split(maxsplit=2) for line in listed.splitlines()]  # others publish for this release too
+    mirrors = [words[1] for words in found if words[0] == codename and words[2:] == ["Debian"]]
     if not mirrors:
         raise UserError(f"apt knows no mirror of {codename}")
     signed = f"[signed-by={_KEYS}] " if _KEYS.is_file() else ""

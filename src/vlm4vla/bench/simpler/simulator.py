@@ -8,7 +8,7 @@ import importlib
 import json
 import logging
 import os
-import tempfile
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ FOLDER = assets.folder(_BENCH)
 """Assets; ``data`` in it is what ManiSkill calls its asset folder. Refused where they are missing."""
 
 os.environ["MS_ASSET_DIR"] = str(FOLDER)
-os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())  # matplotlib, which nothing here uses, wants a folder
+os.environ.setdefault("MPLCONFIGDIR", str(Path(sys.prefix) / "matplotlib"))  # wants a folder; nothing here uses it
 warnings.filterwarnings("ignore", message="Failed to find system libvulkan")  # sapien brings one
 
 torch: Any = importlib.import_module("torch")

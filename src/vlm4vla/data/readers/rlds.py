@@ -34,7 +34,8 @@ class Reader:
     """One split of the data set in ``root``, the folder that holds features.json.
 
     ``variant`` says what the numbers mean; nothing in the files does. ``cameras``: names of observation images, comma
-    separated; without it the primary one. ``spec``: a YAML/JSON file of an action spec, for the variant plain.
+    separated, ``STORED=NAME`` to rename one; without it the primary one. ``spec``: a YAML/JSON file of an action spec,
+    for the variant plain.
     ``relabel``: Bridge actions from the reached states; False keeps the recorded movements. ``unlabeled``: what
     becomes of episodes without an instruction: "refuse" stops there, "skip" leaves them out. Each episode's ``info``
     names its shard and record, and says how many episodes were left out; ``source`` counts all of them.
@@ -104,7 +105,7 @@ class Reader:
         states = tfds.numbers(example, self._state) if self._state is not None else None
         pictures = {name: tfds.pictures(example, feature) for name, feature in self._images.items()}
         counts = {ACTION: len(actions), TEXT: len(tfds.strings(example, self._text))}
-        counts |= {_OBSERVATION + name: len(found) for name, found in pictures.items()}
+        counts |= {self._images[name].name: len(found) for name, found in pictures.items()}
         counts |= {STATE: len(states)} if states is not None else {}
         if len(set(counts.values())) != 1:
             told = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -177,7 +178,8 @@ class Reader:
             if f.kind == "image" and f.name.startswith(_OBSERVATION)
         ]
         primary = [n for n in _PRIMARY if n in known] or (known if len(known) == 1 else [])
-        wanted = [n.strip() for n in names.split(",")] if names is not None else primary[:1]
+        pairs = [_renamed(n) for n in names.split(",")] if names is not None else [(n, n) for n in primary[:1]]
+        wanted = [stored for stored, _ in pairs]
         for name in wanted or [""]:
             if name not in known or wanted.count(name) > 1:
                 raise refuse(
@@ -186,7 +188,13 @@ class Reader:
                     possible=known,
                     todo="Name one or more of these, comma separated.",
                 )
-        found = {name: self._folder.feature(_OBSERVATION + name, ("image",)) for name in wanted}
+        found = {given: self._folder.feature(_OBSERVATION + stored, ("image",)) for stored, given in pairs}
+        if len(found) < len(pairs) or "" in found:
+            raise refuse(
+                f"cameras {names!r} gives two cameras one name, or one none",
+                possible="STORED=NAME, each name once",
+                todo="Choose other names.",
+            )
         for feature in found.values():
             if len(feature.shape) != 3 or min(feature.shape) < 1 or feature.shape[2] != 3 or feature.dtype != "uint8":
                 raise refuse(
@@ -262,6 +270,12 @@ class Reader:
             possible=possible,
             todo="Mend or remove it in the data set; nothing is skipped silently.",
         )
+
+
+def _renamed(text: str) -> tuple[str, str]:
+    """The stored name of a camera, and the name it gets: ``STORED=NAME``, or one for both."""
+    stored, equals, name = (part.strip() for part in text.partition("="))
+    return stored, name if equals else stored
 
 
 def _again(kind: type[Reader], root: Path, options: dict[str, Any]) -> Reader:

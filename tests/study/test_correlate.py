@@ -216,7 +216,8 @@ def test_success_of_a_study_folder(files: tuple[Path, Path], tmp_path: Path) -> 
                 name = arm if estimand == "E3" else f"{arm}-s0"
                 facts = {
                     "arm": name, "control": control, "benchmark": "toy@1", "task": task, "episodes": 50,
-                    "successes": 25, "rate": 0.5 + i / 100, "low": 0.5 + i / 100 - half, "high": 0.5 + i / 100 + half, "level": 0.95,
+                    "successes": 25, "rate": 0.5 + i / 100, "low": 0.5 + i / 100 - half,
+                    "high": 0.5 + i / 100 + half, "level": 0.95,
                     "method": "m", "estimand": estimand,
                 }  # fmt: skip
                 rows.append(Estimate.model_validate(facts))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from vlm4vla.records import write_atomic
 from vlm4vla.report import choices, figures, folder, sentences, videos, view
@@ -72,6 +72,7 @@ def page_templates() -> Environment:
     )
     environment.filters["md"] = lambda text: Markup(view.markdown(text))  # noqa: S704  escaped there
     environment.filters["value"] = view.value
+    environment.filters["breakable"] = lambda text: Markup(escape(text).replace("_", Markup("_<wbr>")))  # noqa: S704  escaped
     environment.filters["duration"] = view.duration
     environment.filters["moment"] = view.moment
     environment.filters["percent"] = sentences.percent

@@ -89,7 +89,8 @@ def test_episodes(bench):
     assert told["subtasks"][0] == "rotate_blue_block_right" and told["scene"] == "D"
     assert told["robot_obs"] == list(starts.ROBOT) and len(told["scene_obs"]) == 24
     assert told["scene_obs"][:6] == [0.28, 0.22, 0.0, 0.088, 1.0, 1.0]
-    seeds = [e.seed for s in SPLITS for t in bench.tasks() for e in bench.episodes(s, t, 40)]
+    own = [t for t in bench.tasks() if t != starts.QUICK]
+    seeds = [e.seed for s in SPLITS for t in own for e in bench.episodes(s, t, 40)]
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**53 for seed in seeds)
     assert bench.episodes("dev", "turn_on_led", 3) == bench.episodes("dev", "turn_on_led", 8)[:3]
     assert "pybullet" not in sys.modules
@@ -291,3 +292,18 @@ def test_its_numbers_mean_what_those_of_its_data_files_mean():
     assert bench.action_spec.differences(layout.SPECS["relative"]) == []
     assert bench.cameras == tuple(layout.CAMERAS.values())
     assert bench.state_names == layout.STATE_NAMES
+
+
+def test_the_quick_chain_holds_whole_initial_states():
+    bench = Benchmark()
+    whole = {start.index: start for start in bench.episodes("eval", "chain", 1000)}
+    quick = bench.episodes("eval", "chain_quick", 1000)
+    states = Counter(bench.describe(start)["initial_state"] for start in quick)
+    every = Counter(bench.describe(start)["initial_state"] for start in whole.values())
+    assert sorted(states) == list(range(protocol.QUICK_STATES)) and all(states[s] == every[s] for s in states)
+    for start in quick:
+        same = whole[start.index]
+        assert (start.seed, start.instruction) == (same.seed, same.instruction)
+        assert starts.of(start).tasks == starts.of(same).tasks
+    assert bench.episodes("eval", "chain_quick", 5) == quick[:5]
+    assert set(bench.chains) == {"chain", "chain_quick"}

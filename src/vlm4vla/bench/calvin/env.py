@@ -20,7 +20,7 @@ from vlm4vla.bench import assets, common
 from vlm4vla.bench.calvin import language, oracle, protocol, scenes, sequences, starts
 from vlm4vla.bench.calvin.language import sentences
 from vlm4vla.bench.calvin.protocol import ID
-from vlm4vla.bench.calvin.starts import CHAIN, SINGLE
+from vlm4vla.bench.calvin.starts import CHAIN, CHAINS, SINGLE
 from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.types import (
     SPLITS,
@@ -67,9 +67,11 @@ class Benchmark:
     )
     step_limit = protocol.SUBTASKS * protocol.SUBTASK_STEPS
     success_rule = protocol.SUCCESS_RULE
-    step_limits: ClassVar[dict[str, int]] = {CHAIN: step_limit} | dict.fromkeys(SINGLE, protocol.SUBTASK_STEPS)
+    step_limits: ClassVar[dict[str, int]] = dict.fromkeys(CHAINS, step_limit) | dict.fromkeys(
+        SINGLE, protocol.SUBTASK_STEPS
+    )
     data_format = "calvin"
-    chains = (CHAIN,)
+    chains = CHAINS
     published: ClassVar[dict[str, int]] = {CHAIN: sequences.COUNT}
 
     def __init__(self) -> None:
@@ -82,31 +84,33 @@ class Benchmark:
 
     def tasks(self) -> tuple[str, ...]:
         """The chain, which the published number is about, and the 34 single tasks."""
-        return (*SINGLE[:1], CHAIN, *SINGLE[1:])
+        return (*SINGLE[:1], *CHAINS, *SINGLE[1:])
 
     def instruction(self, task: str) -> str:
         """The sentence of the official validation file; for the chain, that of no task in particular."""
-        if _known(task) == CHAIN:
+        if _known(task) in CHAINS:
             return "solve five tasks in a row"
         return sentences()[task]
 
     def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
         """The first ``count`` starts of a split; a longer list begins with the shorter one. 1000 chains at most.
 
-        Train starts are told one of the official training paraphrases, the others the sentence of the evaluation.
+        Those of the quick chain keep their index in the whole list. Train starts are told one of the official
+        training paraphrases, the others the sentence of the evaluation.
         """
         if split not in SPLITS:
             raise refuse(f"Unknown split {split!r}", given=split, possible=SPLITS, todo="Use one of these.")
-        if _known(task) != CHAIN:
+        if _known(task) not in CHAINS:
             told = language.paraphrases()[task] if split == "train" else (self.instruction(task),)
             seeds = [start_seed(split, task, i) for i in range(count)]
             return tuple(
                 EpisodeSpec(self.id, split, task, i, seed, told[seed % len(told)]) for i, seed in enumerate(seeds)
             )
         first = sentences()
+        wanted = range(min(count, sequences.COUNT)) if task == CHAIN else _quick(split)[:count]
         return tuple(
-            EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), first[sequences.sequence(split, i)[1][0]])
-            for i in range(min(count, sequences.COUNT))
+            EpisodeSpec(self.id, split, task, i, start_seed(split, CHAIN, i), first[sequences.sequence(split, i)[1][0]])
+            for i in wanted
         )
 
     def describe(self, episode: EpisodeSpec) -> dict[str, Any]:
@@ -116,7 +120,7 @@ class Benchmark:
         the few starts where it fails another state is drawn, in the same scene; only the simulator knows of that.
         """
         start = starts.of(episode)
-        chain = episode.task == CHAIN
+        chain = episode.task in CHAINS
         return {
             "subtasks": list(start.tasks),
             "initial_state": sequences.state_number(episode.split, episode.index) if chain else None,
@@ -163,6 +167,11 @@ class Benchmark:
         found["calvin_env"] = PINNED if self._forgets_led else CURRENT
         found["assets"] = _assets_digest()
         return found
+
+
+def _quick(split: Split) -> list[int]:
+    """Indices of the sequences that begin in the first initial states: all of each, since they share its luck."""
+    return [i for i in range(sequences.COUNT) if sequences.state_number(split, i) < protocol.QUICK_STATES]
 
 
 def start_seed(split: Split, task: str, index: int) -> int:

@@ -60,7 +60,7 @@ class TableEnv:
             )
         start = self._build(episode)
         self._tasks, self._solved, self._spent = start.tasks, 0, 0
-        self._told = {} if self.task == starts.CHAIN else {self.task: episode.instruction}
+        self._told = {} if self.task in starts.CHAINS else {self.task: episode.instruction}
         self._began = self.world.facts()
         return StepResult(False, self._observe() if render else None, completed=self._completed)
 
@@ -80,7 +80,7 @@ class TableEnv:
 
     @property
     def _completed(self) -> int | None:
-        return self._solved if self.task == starts.CHAIN else None
+        return self._solved if self.task in starts.CHAINS else None
 
     def step(self, action: Vector, render: bool) -> StepResult:
         """Execute one action of the benchmark's spec; anything outside it is refused, a gripper between +-1 too."""
@@ -98,9 +98,9 @@ class TableEnv:
         now = self.world.facts()
         if self._solved < len(self._tasks) and RULES[self.subtask](self._began, now):
             self._solved, self._spent, self._began = self._solved + 1, 0, now
-            render = render or self.task == starts.CHAIN
+            render = render or self.task in starts.CHAINS
         success = self._solved == len(self._tasks)
-        over = self.task == starts.CHAIN and not success and self._spent >= protocol.SUBTASK_STEPS
+        over = self.task in starts.CHAINS and not success and self._spent >= protocol.SUBTASK_STEPS
         return StepResult(success, self._observe() if render else None, over, self._completed)
 
     def snapshot(self) -> npt.NDArray[np.float64]:

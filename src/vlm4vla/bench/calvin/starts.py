@@ -13,7 +13,9 @@ from vlm4vla.bench.calvin.oracle import RULES
 from vlm4vla.bench.calvin.scenes import BLOCKS, BY_NAME, Array, Scene
 from vlm4vla.types import EpisodeSpec, Split, refuse
 
-CHAIN = "chain"
+CHAIN, QUICK = "chain", "chain_quick"
+CHAINS = (CHAIN, QUICK)
+"""The published list, and the part of it that begins in the first ``protocol.QUICK_STATES`` initial states, whole."""
 SINGLE = tuple(RULES)
 """Tasks that have starts of their own, and a script of the expert."""
 HELD_FROM = {
@@ -75,7 +77,7 @@ def of(episode: EpisodeSpec, attempt: int = 0) -> Start:
 
     ``attempt`` counts the draws of a start with a prelude: the next one is taken where the prelude fails.
     """
-    if episode.task == CHAIN:
+    if episode.task in CHAINS:
         if not 0 <= episode.index < sequences.COUNT:
             raise refuse(
                 f"There is no {episode.split} sequence {episode.index}",

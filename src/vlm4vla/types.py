@@ -267,8 +267,9 @@ class Benchmark(Protocol):
     random ones for checks and of noise in demonstrations. ``published`` (task -> length of its published evaluation
     list) and ``describe(episode)`` (a start in plain data) are for ``bench episodes``, where a benchmark has them.
     Demonstrations carry what ``describe`` calls "scene" and "attributes" (texts about the task, for files of its own
-    format). ``chains`` names tasks that are several in a row, of which no demonstrations are recorded.
-    ``data_format`` names the format of its own data, where there is a writer of it.
+    format). ``caveats`` are sentences that belong into each report. ``chains`` names tasks that are several in a row,
+    of which no demonstrations are recorded. ``data_format`` names the format of its own data, where there is a writer
+    of it.
     """
 
     id: str

@@ -79,7 +79,7 @@ def _summary(config: StudyConfig, out: Path, found: Sequence[Cell], references: 
     return {
         "name": config.name,
         "title": config.title,
-        "caveat": config.caveat,
+        "caveat": " ".join([config.caveat, *getattr(bench, "caveats", ())]),
         "factor": config.factor,
         "benchmark": bench.id,
         "tasks": list(config.tasks),

@@ -18,7 +18,7 @@ from vlm4vla.report import figures
 from vlm4vla.report.build import build
 from vlm4vla.report.folder import load
 
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
 
 
 class Page(HTMLParser):

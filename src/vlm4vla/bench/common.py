@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm4vla.types import SPLITS, CameraSpec, Split, refuse
+from vlm4vla.types import SPLITS, CameraSpec, EpisodeSpec, Split, refuse
 
 
 def start_seed(entropy: int, split: Split, task: str, index: int) -> int:
@@ -47,3 +47,13 @@ def chosen_cameras(names: Collection[str], all_cameras: Sequence[CameraSpec]) ->
         if name not in known:
             raise refuse(f"There is no camera {name!r}", given=name, possible=known, todo="Use one of these.")
     return tuple(camera for camera in all_cameras if camera.name in names)
+
+
+def must_be_of(task: str, episode: EpisodeSpec) -> None:
+    """Refuse a start of another task than the live environment's."""
+    if episode.task != task:
+        raise refuse(
+            f"A start of task {episode.task!r} was given to an environment of {task!r}",
+            possible=[task],
+            todo="Make an environment of that task (one at a time in a process).",
+        )

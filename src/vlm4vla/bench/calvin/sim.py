@@ -11,7 +11,7 @@ from vlm4vla.bench.calvin.oracle import RULES, Facts
 from vlm4vla.bench.calvin.render import painter
 from vlm4vla.bench.calvin.scripts import play_until_held
 from vlm4vla.bench.calvin.world import World
-from vlm4vla.bench.common import chosen_cameras
+from vlm4vla.bench.common import chosen_cameras, must_be_of
 from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
 
 _live: list["TableEnv"] = []  # at most one
@@ -52,12 +52,7 @@ class TableEnv:
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Build the start of ``episode``; it alone decides it."""
         self._must_be_open()
-        if episode.task != self.task:
-            raise refuse(
-                f"A start of task {episode.task!r} was given to an environment of {self.task!r}",
-                possible=[self.task],
-                todo="Make an environment of that task (one at a time in a process).",
-            )
+        must_be_of(self.task, episode)
         start = self._build(episode)
         self._tasks, self._solved, self._spent = start.tasks, 0, 0
         self._told = {} if self.task in starts.CHAINS else {self.task: episode.instruction}

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.bench.common import chosen_cameras
+from vlm4vla.bench.common import chosen_cameras, must_be_of
 from vlm4vla.bench.libero import protocol
 from vlm4vla.bench.libero.render import PictureMaker  # first: it sets the OpenGL backend before mujoco loads
 from vlm4vla.bench.libero.simulator import FOLDER, ControlEnv, must_have_assets
 from vlm4vla.bench.libero.starts import initial_states
 from vlm4vla.bench.libero.tasks import SUITE_OF
 from vlm4vla.bench.libero.variants import Variant
-from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, RunFailed, StepResult, Vector, refuse
+from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, RunFailed, StepResult, Vector
 
 import mujoco  # isort: skip
 
@@ -78,12 +78,7 @@ class PandaEnv:
         Raises RunFailed when objects fly off, as they do without an error under other versions of mujoco.
         """
         self._must_be_open()
-        if episode.task != self.task:
-            raise refuse(
-                f"A start of task {episode.task!r} was given to an environment of {self.task!r}",
-                possible=[self.task],
-                todo="Make an environment of that task (one at a time in a process).",
-            )
+        must_be_of(self.task, episode)
         if episode.split == "eval":
             self._build(protocol.EVAL_SEED)
             self.wrapper.set_init_state(self._states[episode.seed])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.bench.common import chosen_cameras
+from vlm4vla.bench.common import chosen_cameras, must_be_of
 from vlm4vla.bench.metaworld.protocol import (
     CAMERA_FIELD_OF_VIEW,
     CAMERA_POSITION,
@@ -17,7 +17,7 @@ from vlm4vla.bench.metaworld.protocol import (
 )
 from vlm4vla.bench.metaworld.render import PictureMaker  # first: it sets the OpenGL backend before mujoco loads
 from vlm4vla.bench.metaworld.tasks import MARKERS
-from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
+from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector
 
 import mujoco  # isort: skip
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
@@ -66,12 +66,7 @@ class SawyerEnv:
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Put the start of ``episode`` in place; its seed alone decides it."""
         self._must_be_open()
-        if episode.task != self.task:
-            raise refuse(
-                f"A start of task {episode.task!r} was given to an environment of {self.task!r}",
-                possible=[self.task],
-                todo="Make an environment of that task (one at a time in a process).",
-            )
+        must_be_of(self.task, episode)
         sim = self._class()
         # Goal in the observation of the expert; starts drawn from the environment's own generator, not numpy's global.
         sim._partially_observable = False

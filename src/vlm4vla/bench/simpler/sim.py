@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.bench.common import chosen_cameras
+from vlm4vla.bench.common import chosen_cameras, must_be_of
 from vlm4vla.bench.simpler import protocol, rotations, starts
 from vlm4vla.bench.simpler.simulator import build, place
 from vlm4vla.bench.simpler.tasks import TASKS, Task
@@ -55,12 +55,7 @@ class BridgeEnv:
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Build the start of ``episode``; it alone decides it."""
         self._must_be_open()
-        if episode.task != self.task:
-            raise refuse(
-                f"A start of task {episode.task!r} was given to an environment of {self.task!r}",
-                possible=[self.task],
-                todo="Make an environment of that task (one at a time in a process).",
-            )
+        must_be_of(self.task, episode)
         start = starts.of(episode)
         place(self.sim, (start.source, start.target), (start.source_turn, start.target_turn))
         self._done, self._opens, self._partial = 0, 0, False

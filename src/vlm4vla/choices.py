@@ -78,6 +78,27 @@ class LrGrid(Config):
         return self
 
 
+PRETEXT = "pretext"
+"""As an arm's ``policy.backbone.checkpoint``: the VLM that the study's pretext stage leaves for this backbone."""
+
+
+class Pretext(Config):
+    """What a small model is trained on first, so that an arm can start from other weights than random ones.
+
+    Behaviour cloning, by the study's shared recipe, of demonstrations of ``tasks``; each backbone that an arm starts
+    ``pretext`` with is trained once, whatever the arm's other settings and seeds, and tried on dev starts of
+    these tasks. Of the policy only the VLM is handed on. It stands in for pretraining where no pretrained VLM of that
+    size exists, and labels must say so.
+    """
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    checkpoint: str  # what it begins with, from random weights: preset:NAME, or a checkpoint's architecture
+    per_task: PositiveInt  # demonstrations; noise and format are those of the study's
+    steps: PositiveInt
+    seed: int = 0
+    episodes: PositiveInt  # dev episodes per task
+
+
 class StudyData(Config):
     """Robot data that others recorded, in place of demonstrations: what ``data build`` reads.
 

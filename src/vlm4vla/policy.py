@@ -222,6 +222,13 @@ class Policy(nn.Module):
         )
         return self.digest
 
+    def save_vlm(self, folder: str | Path) -> None:
+        """Write the VLM alone, as transformers saves a base model: what ``policy.backbone.checkpoint`` can name.
+
+        The query and the head stay behind. Errors: a folder that holds anything is refused.
+        """
+        policy_folder.write_vlm(Path(folder), self.backbone.model, self.backbone.processor.tokenizer)
+
     @classmethod
     def from_pretrained(
         cls,

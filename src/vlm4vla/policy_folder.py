@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vlm4vla import config as configs
 from vlm4vla import records
@@ -87,6 +87,22 @@ def write(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return str(meta["digest"])
+
+
+def write_vlm(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a base model and its tokenizer as the library does, whole or not at all; a folder in use is refused."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise refuse(f"{folder} is not empty", possible="a new or empty folder", todo="Give another folder.")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise records.disk_error(folder, _os_error(error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read(name: str, revision: str | None = None) -> Saved:

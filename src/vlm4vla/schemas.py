@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from vlm4vla.choices import LrGrid, Select, Selection, StudyData
+from vlm4vla.choices import LrGrid, Pretext, Select, Selection, StudyData
 from vlm4vla.config import Config, flatten, to_dict
 
 Positive = Annotated[int, Field(gt=0)]
@@ -300,6 +300,7 @@ class StudyConfig(Config):
     """Lines of the audit in which the arms may differ although the factor does not name them, each with its reason."""
     demos: StudyDemos | None = None  # of the benchmark's scripted expert, or instead:
     data: StudyData | None = None
+    pretext: Pretext | None = None  # what arms with checkpoint "pretext" were trained on before
     encoding: Literal["jpeg", "png", "raw"] = "png"  # of the frame store; jpeg loses a little
     train: StudyTrain
     eval: StudyEval
@@ -322,6 +323,8 @@ class StudyConfig(Config):
             raise ValueError("a seed is listed twice in seeds")
         if (self.demos is None) == (self.data is None):
             raise ValueError("give either demos (of the scripted expert) or data (recorded by others)")
+        if self.pretext and self.demos is None:
+            raise ValueError("a pretext is trained on demonstrations, which this study does not record")
         if self.grid and self.grid.seed in self.seeds:
             raise ValueError(
                 f"lr_policy tunes with seed {self.grid.seed}, which is among seeds: results need fresh ones"

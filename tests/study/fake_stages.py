@@ -48,6 +48,8 @@ class Stages:
         settings = yaml.safe_load(Path(verb[-1]).read_text()) if str(verb[-1]).endswith(".yaml") else {}
         if name == "data build":
             settings = {"out": verb[verb.index("--out") + 1]}
+        if name == "export":
+            settings = {"out": verb[verb.index("--out") + 1]}
         where = settings.get("out", "")
         self.calls.append((name, where))
         if any(text in where for text in self.broken):
@@ -55,13 +57,16 @@ class Stages:
             return subprocess.CompletedProcess(words, 1)
         if name == "study estimate":
             return subprocess.CompletedProcess(words, 0, '{"total_s": 60.0, "stages": {"arms": 60.0}}')
-        made = {"data build": self._store, "train": self._train, "eval": self._eval}
+        made = {"data build": self._store, "train": self._train, "eval": self._eval, "export": self._export}
         if name in made:
             made[name](settings, Path(where))
         return subprocess.CompletedProcess(words, 0)
 
     def _store(self, _settings: dict[str, Any], out: Path) -> None:
         records.write_atomic(out / "manifest.json", "{}")
+
+    def _export(self, _settings: dict[str, Any], out: Path) -> None:
+        records.write_atomic(out / "config.json", "{}")
 
     def _train(self, settings: dict[str, Any], out: Path) -> None:
         kept = {str(step): f"{out.parent.name}@{step}" for step in settings.get("keep", [])}

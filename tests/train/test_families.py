@@ -44,3 +44,9 @@ def test_a_folder_becomes_a_policy_that_learns_and_reloads(family: str, preset: 
     again = Policy.from_pretrained(tmp_path / "policy")
     assert np.array_equal(again.act(seen, tokens=60), policy.act(seen, tokens=60))
     assert again.digest == policy.digest
+
+    policy.save_vlm(tmp_path / "tuned")  # another training run can start from it
+    start = config.model_copy(update={"checkpoint": str(tmp_path / "tuned")})
+    handed = loading.load(start, 1, seed=1).model.state_dict()
+    own = policy.backbone.model.state_dict()
+    assert handed.keys() == own.keys() and all(torch.equal(handed[name], own[name]) for name in own)

@@ -155,3 +155,11 @@ def test_missing_camera_is_refused_by_name() -> None:
     seen = observations(1)[0]
     with pytest.raises(UserError, match="Camera 'front' is missing"):
         make().act([Observation({"wrist": seen.images["front"]}, "push")])
+
+
+def test_a_vlm_is_never_written_over_something(tmp_path: Path) -> None:
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "vlm" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        make().save_vlm(tmp_path / "vlm")
+    assert [file.name for file in tmp_path.rglob("*")] == ["vlm", "thesis.txt"]

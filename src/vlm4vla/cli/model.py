@@ -40,6 +40,9 @@ def declare(verbs: Any) -> None:
     summary = add_verb(verbs, "summary", _summary, "what an evaluation found: rates and chains with intervals")
     summary.add_argument("folder", type=Path, help="the --out of an evaluation")
     summary.add_argument("--json", action="store_true")
+    export = add_verb(verbs, "export", _export, "the VLM inside a policy, as a folder that training can start from")
+    export.add_argument("policy", help="policy folder or Hugging Face id")
+    export.add_argument("--out", type=Path, required=True)
     serve = add_verb(verbs, "serve", _serve, "policy server (openpi and vla-eval protocols)")
     serve.add_argument("policy", help="policy folder or Hugging Face id")
     serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: loopback only)")
@@ -133,6 +136,12 @@ def _summary(a: argparse.Namespace, _rest: list[str]) -> int:
         print_lines(lines, True, str)
     else:
         print_lines([{"text": text} for text in summary.sentences(lines)], False, lambda line: str(line["text"]))
+    return 0
+
+
+def _export(a: argparse.Namespace, _rest: list[str]) -> int:
+    _load_policy(a.policy, 0).save_vlm(a.out)
+    say(f"{a.out}")
     return 0
 
 

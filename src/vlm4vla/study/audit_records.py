@@ -90,11 +90,13 @@ def _settings(
     study: StudyConfig, trained: Mapping[str, TrainConfig], evaluated: Mapping[str, EvalConfig]
 ) -> Iterator[Line]:
     """Settings that stand in a run's record otherwise than in the study: it was another run."""
-    wanted = _flat(study)
+    wanted, starts = _flat(study), _starts(study)
     found: dict[str, dict[str, Any]] = {}
     for name, config in trained.items():
         flat = configs.flatten(configs.to_dict(config))
         found[name] = {key.removeprefix("data."): value for key, value in flat.items()}
+        if name in starts and Path(config.policy.backbone.checkpoint).parts[-2:] == starts[name]:
+            wanted[name]["policy.backbone.checkpoint"] = config.policy.backbone.checkpoint
         if study.grid is not None and name in wanted:  # a rate of the declared grid is a rate of the study
             rates = [wanted[name]["optimizer.lr"] * factor for factor in study.grid.factors]
             near = [rate for rate in rates if math.isclose(rate, config.optimizer.lr, rel_tol=1e-6)]
@@ -118,6 +120,15 @@ def _flat(study: StudyConfig) -> dict[str, dict[str, Any]]:
         for seed in study.seeds:
             found[cells.row_name(study, arm, seed)] = {**flat, "seed": seed}
     return found
+
+
+def _starts(study: StudyConfig) -> dict[str, tuple[str, ...]]:
+    """Row name -> end of the path to the pretext's VLM that it starts from, two parts; rows without one left out."""
+    return {
+        cells.row_name(study, arm, seed): start.vlm.parts[-2:]
+        for arm, start in cells.starts_of(study, Path()).items()
+        for seed in study.seeds
+    }
 
 
 def _causes(line: Line, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from vlm4vla.study import cells
 from vlm4vla.study.audit_line import Kind, Line
 
 # Of a study, what is no setting of a run: words, and what stands in the arms' own settings.
-_NO_SETTINGS = {"name", "title", "caveat", "factor", "may_differ", "waived", "train", "arms", "references"}
+_NO_SETTINGS = {"name", "title", "caveat", "factor", "may_differ", "waived", "train", "arms", "references", "pretext"}
 _NO_SETTINGS |= {"seeds", "equivalence", "variances"}
 NOT_STATED = "not stated"
 NATIVE = (

@@ -11,8 +11,9 @@ from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import registry
-from vlm4vla.choices import Select
-from vlm4vla.schemas import DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
+from vlm4vla.choices import PRETEXT, Select
+from vlm4vla.schemas import ArmConfig, DemosConfig, EvalConfig, StudyConfig, StudyTrain, TrainConfig
+from vlm4vla.types import refuse
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Cell:
     eval: EvalConfig
     benchmark: str
     select: Select | None = None
+    start: Path | None = None  # the folder of the pretext's VLM that it starts from, which must be there first
 
     @property
     def name(self) -> str:
@@ -37,6 +39,11 @@ class Cell:
     @property
     def folder(self) -> Path:
         return self.train.out.parent
+
+    @property
+    def vlm(self) -> Path:
+        """Where a pretext's VLM is handed on, without the head that it was trained with."""
+        return self.folder / "vlm"
 
     @property
     def log(self) -> Path:
@@ -58,6 +65,21 @@ def recipe(study: StudyConfig, arm: str, factor: float = 1.0) -> StudyTrain:
     changed = configs.override(configs.to_dict(study.train), study.arms[arm].overrides)
     changed["optimizer"]["lr"] *= factor
     return configs.validate(StudyTrain, changed, source=f"arm {arm!r} of study {study.name!r}")
+
+
+def begun(study: StudyConfig, own: StudyTrain) -> StudyTrain:
+    """A recipe that can be looked at before anything has run: a pretext's VLM has its architecture's random weights."""
+    backbone = own.policy.backbone
+    if backbone.checkpoint != PRETEXT:
+        return own
+    if study.pretext is None or backbone.init != "pretrained":
+        raise refuse(
+            f"An arm of study {study.name!r} has the checkpoint {PRETEXT!r} with init {backbone.init}",
+            possible="init: pretrained, in a study with a section `pretext`",
+            todo="Write the section, or name another checkpoint.",
+        )
+    scratch = backbone.model_copy(update={"checkpoint": study.pretext.checkpoint, "init": "scratch"})
+    return own.model_copy(update={"policy": own.policy.model_copy(update={"backbone": scratch})})
 
 
 def row_name(study: StudyConfig, arm: str, seed: int) -> str:
@@ -112,25 +134,27 @@ def cells(study: StudyConfig, out: Path, factors: Mapping[str, float] | None = N
     one are left out. Null: the rates as the arms' recipes have them.
     """
     arms = list(study.arms) if factors is None else [arm for arm in study.arms if arm in factors]
+    starts = starts_of(study, out)
     found: list[Cell] = []
     for arm in arms:
         for seed in study.seeds:
             keep = () if study.select is None or study.select.checkpoints == "last" else study.select.checkpoints
-            train = _train(study, out, arm, seed, 1.0 if factors is None else factors[arm], keep)
+            train = _train(study, out, arm, seed, 1.0 if factors is None else factors[arm], keep, starts.get(arm))
             name, controls = row_name(study, arm, seed), study.arms[arm].controls
             evaluation = _eval(study, train.out.parent, name, seed, controls, select=study.select)
-            found.append(Cell(arm, seed, train, evaluation, version(study), study.select))
+            found.append(Cell(arm, seed, train, evaluation, version(study), study.select, _vlm(starts, arm)))
     return found
 
 
 def trials(study: StudyConfig, out: Path) -> list[Trial]:
     """Every arm with every factor of the study's grid of learning rates; [] under ``lr_policy: fixed``."""
     grid = study.grid
+    starts = starts_of(study, out) if grid else {}
     found: list[Trial] = []
     for arm in study.arms:
         for factor in grid.factors if grid else ():
             assert grid is not None
-            train = _train(study, out, arm, grid.seed, factor, ())
+            train = _train(study, out, arm, grid.seed, factor, (), starts.get(arm))
             changes: dict[str, Any] = {
                 "split": "dev",
                 "episodes": grid.episodes or study.eval.episodes,
@@ -139,8 +163,63 @@ def trials(study: StudyConfig, out: Path) -> list[Trial]:
             changes["control_episodes"] = None
             name = f"{arm}-x{factor:g}"
             evaluation = _eval(study, train.out.parent, name, grid.seed, (), changes=changes)
-            found.append(Trial(arm, factor, Cell(arm, grid.seed, train, evaluation, version(study))))
+            cell = Cell(arm, grid.seed, train, evaluation, version(study), start=_vlm(starts, arm))
+            found.append(Trial(arm, factor, cell))
     return found
+
+
+def pretext(study: StudyConfig) -> StudyConfig | None:
+    """The pretext as a study of its own, with an arm for every backbone that starts from it; null without any."""
+    arms: dict[str, ArmConfig] = {}
+    for arm in study.arms:
+        own = recipe(study, arm)
+        if own.policy.backbone.checkpoint == PRETEXT:
+            name, plain = _pretext_arm(study, own)
+            overrides = {f"policy.backbone.{key}": value for key, value in plain.items()}
+            arms[name] = ArmConfig(label=name, overrides=overrides)
+    if not arms:
+        return None
+    assert study.pretext is not None and study.demos is not None  # ``begun`` and the schema refuse it
+    train = study.train.model_copy(update={"steps": study.pretext.steps, "freeze": ()})
+    demos = study.demos.model_copy(update={"per_task": study.pretext.per_task})
+    changes = {"tasks": study.pretext.tasks, "train": train, "demos": demos, "arms": arms, "pretext": None}
+    return study.model_copy(update=changes | {"select": None, "lr_policy": "fixed", "seeds": (study.pretext.seed,)})
+
+
+def pretexts(study: StudyConfig, out: Path) -> list[Cell]:
+    """Each backbone that arms start pretext with, trained on it once and tried on dev starts of its tasks."""
+    first = pretext(study)
+    if first is None:
+        return []
+    assert study.pretext is not None
+    changes = {"split": "dev", "episodes": study.pretext.episodes, "videos_per_task": 0, "control_episodes": None}
+    found: list[Cell] = []
+    for arm, seed in ((arm, seed) for arm in first.arms for seed in first.seeds):
+        train = _train(first, out, arm, seed, 1.0, (), None)
+        evaluation = _eval(first, train.out.parent, arm, seed, (), changes=changes)
+        found.append(Cell(arm, seed, train, evaluation, version(study)))
+    return found
+
+
+def starts_of(study: StudyConfig, out: Path) -> dict[str, Cell]:
+    """Arm -> the pretext's cell whose VLM it starts from; arms that start from other checkpoints are left out."""
+    first = {cell.arm: cell for cell in pretexts(study, out)}
+    recipes = {arm: recipe(study, arm) for arm in study.arms} if first else {}
+    return {
+        arm: first[_pretext_arm(study, own)[0]]
+        for arm, own in recipes.items()
+        if own.policy.backbone.checkpoint == PRETEXT
+    }
+
+
+def _vlm(starts: Mapping[str, Cell], arm: str) -> Path | None:
+    return starts[arm].vlm if arm in starts else None
+
+
+def _pretext_arm(study: StudyConfig, own: StudyTrain) -> tuple[str, dict[str, Any]]:
+    """Name and backbone settings of the pretext's arm that an arm with this recipe starts from."""
+    plain = configs.to_dict(begun(study, own).policy.backbone)
+    return f"{PRETEXT}-{plain['family']}-{configs.digest(plain)[:4]}", plain
 
 
 def references(study: StudyConfig, out: Path) -> list[EvalConfig]:
@@ -148,12 +227,25 @@ def references(study: StudyConfig, out: Path) -> list[EvalConfig]:
     return [_eval(study, out / "references", name, 0, (), f"builtin:{name}") for name in study.references]
 
 
-def _train(study: StudyConfig, out: Path, arm: str, seed: int, factor: float, keep: tuple[int, ...]) -> TrainConfig:
+def _train(
+    study: StudyConfig,
+    out: Path,
+    arm: str,
+    seed: int,
+    factor: float,
+    keep: tuple[int, ...],
+    start: Cell | None,
+) -> TrainConfig:
     own = recipe(study, arm, factor)
     plain = configs.to_dict(own)
     store = store_folder(study, out, own.policy.backbone.view)
     before_the_last = [step for step in keep if step != own.steps]
-    identity = configs.digest({"train": plain, "seed": seed, "store": store.name, "keep": before_the_last})
+    named = {"train": plain, "seed": seed, "store": store.name, "keep": before_the_last}
+    if start is not None:
+        named["pretext"] = start.folder.name
+    identity = configs.digest(named)
+    if start is not None:
+        plain["policy"]["backbone"]["checkpoint"] = str(start.vlm)
     folder = out / "cells" / f"{arm}-s{seed}-{identity}"
     data = {"store": store, "augment": plain.pop("augment"), "workers": plain.pop("loader_workers")}
     settings = {**plain, "data": data, "seed": seed, "keep": before_the_last, "out": folder / "train"}

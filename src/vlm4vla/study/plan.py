@@ -12,7 +12,11 @@ from typing import Any
 from vlm4vla.schemas import StudyConfig
 from vlm4vla.study import cells, selection, state
 
-ASSUMED = {"arm": 0.9, "image-blank": 0.1, "image-other": 0.1, "instruction-swapped": 0.1}
+ASSUMED = {
+    "arm": 0.9,
+    **dict.fromkeys(("image-blank", "image-other", "image-shuffled", "instruction-swapped"), 0.1),
+    **dict.fromkeys(("camera-moved", "instruction-paraphrased"), 0.5),
+}
 """Success rates assumed for the cost of evaluation; they decide nothing else."""
 SIDE_BY_SIDE = 1.4  # slower per step than alone: 1.25 to 1.6 in four quickstarts with two cells on two cores (LOG.md)
 CORES = len(os.sched_getaffinity(0))
@@ -21,12 +25,21 @@ START_S = 6.0  # start of one command: imports, the model, the simulator
 
 def describe(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
     """The cells in the order in which they run, one line each."""
+    lines: list[dict[str, Any]] = []
+    first = cells.pretext(study)
+    made = None if first is None else cells.demos(first, out)
+    if made is not None:
+        lines.append({"stage": "demos", "folder": made.out.name})
+    for cell in cells.pretexts(study, out):
+        named = {"arm": cell.arm, "seed": cell.seed}
+        lines.append({"stage": "pretext", **named, "steps": cell.train.steps})
+        lines.append({"stage": "dev", **named, "episodes": state.episodes_of(cell.eval)})
     demos = cells.demos(study, out)
     if demos is not None:
-        lines: list[dict[str, Any]] = [{"stage": "demos", "folder": demos.out.name}]
+        lines += [{"stage": "demos", "folder": demos.out.name}]
     else:
         assert study.data is not None
-        lines = [{"stage": "data", "source": str(study.data.source), "format": study.data.format}]
+        lines += [{"stage": "data", "source": str(study.data.source), "format": study.data.format}]
     for trial in cells.trials(study, out):
         named = {"arm": trial.arm, "seed": trial.cell.seed, "factor": trial.factor}
         lines.append({"stage": "tune", **named, "steps": trial.cell.train.steps})
@@ -59,12 +72,20 @@ def estimate(
     """
     stages: dict[str, float] = {}
     if study.demos is not None:
-        demos = len(study.tasks) * study.demos.per_task * demo_steps
+        made = cells.demos(study, Path("runs"))
+        demos = (len(made.tasks) if made else 0) * study.demos.per_task * demo_steps
+        if study.pretext is not None:
+            demos += len(study.pretext.tasks) * study.pretext.per_task * demo_steps
         stages["demos"] = START_S + demos * frame_s / min(study.eval.workers, CORES)
         stages["store"] = START_S + demos * 0.0003
     stages["references"] = START_S * len(study.references)
     out = Path("runs")
-    of_stages = {"tuning": [t.cell for t in cells.trials(study, out)], "arms": cells.cells(study, out)}
+    probes = probes | _of_pretexts(study, out, probes)
+    of_stages = {
+        "pretext": cells.pretexts(study, out),
+        "tuning": [t.cell for t in cells.trials(study, out)],
+        "arms": cells.cells(study, out),
+    }
     for name, found in of_stages.items():
         chains = [_cell(cell, probes[cell.arm], frame_s, demo_steps, step_limit) for cell in found]
         if chains:
@@ -77,6 +98,11 @@ def estimate(
         "assumed_success": ASSUMED,
         "not_counted": [] if study.demos is not None else ["the frame stores of data whose size is not known"],
     }
+
+
+def _of_pretexts(study: StudyConfig, out: Path, probes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A pretext's cell costs what an arm costs that starts from it: the same backbone and recipe."""
+    return {start.arm: probes[arm] for arm, start in cells.starts_of(study, out).items()}
 
 
 def _cell(cell: cells.Cell, probe: dict[str, Any], frame_s: float, demo_steps: float, step_limit: int) -> float:

@@ -50,10 +50,9 @@ class Study:
         records.write_atomic(self.out / "study.yaml", configs.to_yaml(self.config))
         self._must("install", ["bench", "install", self.config.bench])
         guess = self._estimate()
-        demos = cells.demos(self.config, self.out)
-        if demos is not None:
-            self._must("demos", execute.with_config(["bench", "demos"], demos, demos.out))
-        failures = self._stores() + self._references()
+        failures = self._pretexts()
+        self._demos(self.config)
+        failures += self._stores(self.config) + self._references()
         failures += self._cells("tuning", [trial.cell for trial in cells.trials(self.config, self.out)])
         found = cells.cells(self.config, self.out, tuning.factors(self.config, self.out))
         failures += self._cells("arms", found)
@@ -72,9 +71,33 @@ class Study:
         conclude.conclude(self.config, self.out, found, cells.references(self.config, self.out), made)
         records.write_atomic(self.out / "finished.json", json.dumps({"identity": self.identity}) + "\n")
 
+    def _pretexts(self) -> list[Failure]:
+        """The VLMs that arms start from instead of published ones; one that fails stops the arms that need it alone."""
+        first = cells.pretext(self.config)
+        if first is None:
+            return []
+        self._demos(first)
+        failures, found = self._stores(first), cells.pretexts(self.config, self.out)
+        failures += self._cells("pretext", found)
+        for cell in found:
+            if state.finished(cell) and not cell.vlm.is_dir():
+                words = ["export", str(cell.train.policy_at(cell.train.steps)), "--out", str(cell.vlm)]
+                failures += self._stage("pretext", words, f"VLM of {cell.name}")
+        return failures
+
+    def _demos(self, config: StudyConfig) -> None:
+        demos = cells.demos(config, self.out)
+        if demos is not None:
+            self._must("demos", execute.with_config(["bench", "demos"], demos, demos.out))
+
     def _cells(self, stage: str, found: list[cells.Cell]) -> list[Failure]:
-        """Train and evaluate these, where their frame store is whole (its manifest is written last)."""
-        ready = [cell for cell in found if all((s.store / "manifest.json").is_file() for s in cell.train.data.sources)]
+        """Train and evaluate these, where their frame store (its manifest is written last) and their VLM are whole."""
+        ready = [
+            cell
+            for cell in found
+            if all((s.store / "manifest.json").is_file() for s in cell.train.data.sources)
+            and (cell.start is None or cell.start.is_dir())
+        ]
         if not ready:
             return []
         self.say(f"[{stage}] {len(ready)} policies, {self.jobs} at a time; each is trained, then evaluated")
@@ -83,11 +106,11 @@ class Study:
         self._add_time(stage, time.monotonic() - began)
         return failures
 
-    def _stores(self) -> list[Failure]:
+    def _stores(self, config: StudyConfig) -> list[Failure]:
         """One frame store for every picture size; one that cannot be built stops the cells that need it alone."""
         failures: list[Failure] = []
-        for size in sorted({cell.train.policy.backbone.view for cell in cells.cells(self.config, self.out)}):
-            failures += self._stage("store", cells.store_words(self.config, self.out, size), f"store of {size} pixels")
+        for size in sorted({cells.recipe(config, arm).policy.backbone.view for arm in config.arms}):
+            failures += self._stage("store", cells.store_words(config, self.out, size), f"store of {size} pixels")
         return failures
 
     def _references(self) -> list[Failure]:
@@ -101,6 +124,8 @@ class Study:
     def check(self) -> None:
         """Everything that can be wrong with a study is said before anything runs."""
         jobs.chosen_tasks(self.config.tasks, self.bench)
+        if self.config.pretext is not None:
+            jobs.chosen_tasks(self.config.pretext.tasks, self.bench)
         cameras = [camera.name for camera in self.bench.cameras]
         for arm in self.config.arms:
             for camera in cells.recipe(self.config, arm).policy.cameras:
@@ -189,7 +214,7 @@ def estimate(config: StudyConfig, jobs: int) -> dict[str, Any]:
             seconds.append(time.monotonic() - began)
     probes: dict[str, dict[str, Any]] = {}
     for arm in config.arms:
-        recipe = cells.recipe(config, arm)
+        recipe = cells.begun(config, cells.recipe(config, arm))
         probes[arm] = probe.measure(recipe, benchmark.action_spec, benchmark.state_names, config.eval.batch)
     frame_s = sum(seconds[1:]) / sum(frames[1:]) if len(frames) > 1 else seconds[0] / frames[0]
     steps = sum(frames) / len(frames)

@@ -32,7 +32,10 @@ def find(study: Path, out: Path | None, overrides: Sequence[str]) -> tuple[Study
 def status(config: StudyConfig, out: Path) -> dict[str, Any]:
     """All parts in the order in which they run; ``counts``: state -> how many; ``left``: steps and episodes to run."""
     chosen = tuning.factors(config, out)
-    parts = [*_demos(config, out), *_stores(config, out)]
+    first = cells.pretext(config)
+    parts = [] if first is None else [*_demos(first, out), *_stores(first, out)]
+    parts += [_cell(cell, "pretext") for cell in cells.pretexts(config, out)]
+    parts += [*_demos(config, out), *_stores(config, out)]
     parts += [_reference(reference) for reference in cells.references(config, out)]
     parts += [_cell(trial.cell, "tuning") for trial in cells.trials(config, out)]
     parts += [_cell(cell, "cell") for cell in cells.cells(config, out, chosen)]

@@ -31,7 +31,7 @@ quickstart: .venv/.report system-render
 
 test: .venv/.dev system-browser lint
 	$(BIN)/vlm4vla bench install metaworld
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

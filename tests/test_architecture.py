@@ -74,7 +74,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     script = (
         "import sys\nfrom vlm4vla.cli.main import main\n"
         f"try: main({words!r})\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'transformers', 'pydantic', 'scipy', 'datasets') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'pydantic', 'scipy', 'datasets', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

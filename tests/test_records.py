@@ -8,7 +8,7 @@ import pytest
 
 from vlm4vla import records
 from vlm4vla.records import EpisodeRow
-from vlm4vla.types import UserError
+from vlm4vla.types import RunFailed, UserError
 
 
 def row(episode: int = 0) -> EpisodeRow:
@@ -61,9 +61,9 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="the disk is full"):
+    with pytest.raises(RunFailed, match=r"the disk is full \(\d+\.\d MiB are free in .*\)"):
         records.write_atomic(file, "new")
-    with pytest.raises(UserError, match="goes on where it stopped"):
+    with pytest.raises(RunFailed, match="goes on where it stopped"):
         records.append(tmp_path / "rows.jsonl", row())
     assert file.read_text() == "old" and not list(tmp_path.glob(".*part"))
 

@@ -139,6 +139,7 @@ def parse(
             todo="Give a family, FAMILY:PRESET, an id such as OWNER/MODEL, or a folder.",
         )
     else:
+        families.every()
         model_config = loading.read_config(name, revision)
         of, checkpoint = families.family_of(model_config.model_type, name), name
         native = of.native_size(model_config)
@@ -210,19 +211,20 @@ def parts(config: BackboneConfig, chunk: int, backbone: Backbone) -> tuple[Polic
 
 
 def language_head(model_config: PretrainedConfig) -> ParameterCount:
-    """The output head of the published model, which a policy does not carry: tied to the embedding, or left out."""
+    """The output head of the published model, which a policy does not carry: tied to the embedding or left out."""
     with torch.device("meta"):
         whole = AutoModelForImageTextToText.from_config(model_config, trust_remote_code=False)
     whole.tie_weights()
-    head, embedding = whole.get_output_embeddings().weight, whole.get_input_embeddings().weight
-    tied = head is embedding
+    head, embedding = whole.get_output_embeddings(), whole.get_input_embeddings()
+    size = 0 if head is None else head.weight.numel()
+    tied = head is not None and head.weight is embedding.weight
     return ParameterCount(
         group="lm_head",
         total=0,
         trainable=0,
         new=0,
-        tied=head.numel() if tied else 0,
-        unused=0 if tied else head.numel(),
+        tied=size if tied else 0,
+        unused=0 if tied else size,
     )
 
 

@@ -5,9 +5,9 @@ An unknown or unread setting is an error. The schemas are in ``schemas.py``.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -56,7 +56,7 @@ def validate(cls: type[C], data: Mapping[str, Any], source: str) -> C:
     except ValidationError as error:
         sentences: list[str] = []
         for found in error.errors():
-            where = ".".join(str(part) for part in found["loc"])
+            where = ".".join(str(part) for part in _settings(cls, found["loc"]))
             if found["type"] == "extra_forbidden":
                 known = _fields_at(cls, found["loc"][:-1])
                 problem = refuse(
@@ -162,15 +162,32 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = value
 
 
+def _settings(cls: type[BaseModel], location: tuple[Any, ...]) -> Iterator[Any]:
+    """The parts of a finding's place that a user wrote: without the class that pydantic took a section for."""
+    for place, part in enumerate(location):
+        if part not in {model.__name__ for model in _models_at(cls, location[:place])}:
+            yield part
+
+
 def _fields_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    current: Any = cls
+    models = _models_at(cls, location)
+    return sorted(models[0].model_fields) if models else []
+
+
+def _models_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """The schemas that a section may have; one of several is chosen by a part that is its class' name."""
+    models: list[type[BaseModel]] = [cls]
     for part in location:
-        field = getattr(current, "model_fields", {}).get(part)
-        annotation = field.annotation if field else None
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        current = next(
-            (c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), current if not field else None
-        )
-        if current is None:
-            return []
-    return sorted(getattr(current, "model_fields", {}))
+        chosen = [model for model in models if model.__name__ == part]
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if chosen or fields:
+            models = chosen or [found for field in fields for found in _models(field.annotation)]
+    return models
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    else:
+        for inner in get_args(annotation):
+            yield from _models(inner)

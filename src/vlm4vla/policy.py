@@ -29,6 +29,8 @@ from vlm4vla.types import ActionSpec, Image, Observation, Vector, refuse, view_n
 
 _BACKBONE = "backbone.model."
 """Prefix of the VLM's own weights among the policy's."""
+_OURS = ("actions", "mask", "noise", "state")
+"""What a batch holds beside the VLM's inputs."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +103,17 @@ class Preparer:
         return self.prepare(images, observation.instruction, observation.state)
 
     def example(self, sample: Sample) -> Inputs:
-        """A training sample: the same ``prepare``, plus normalised actions (H, A) and the mask (H,)."""
+        """A training sample: the same ``prepare``, plus normalised actions (H, A), the mask (H,), the noise's seed."""
         example = self.prepare(sample.images, sample.instruction, sample.state)
         example["actions"] = self.facts.normalizer.normalize(sample.actions)
         example["mask"] = sample.mask
+        example["noise"] = np.array(sample.noise, np.int64)
         return example
 
     def collate(self, examples: Sequence[Inputs], tokens: int | None = None) -> dict[str, Tensor]:
-        """A batch of tensors; ``actions``, ``mask`` and ``state`` are stacked, the rest is the backbone's."""
+        """A batch of tensors; those of ``_OURS`` are stacked, the rest is the backbone's."""
         batch = self.processor.collate(examples, tokens)
-        for key in ("actions", "mask", "state"):
+        for key in _OURS:
             if key in examples[0]:
                 batch[key] = torch.from_numpy(np.stack([e[key] for e in examples]))
         return batch
@@ -153,7 +156,7 @@ class Policy(nn.Module):
             return cls(config, backbone, facts)
 
     def readout(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "B Q D"]:
-        inputs = {k: v for k, v in batch.items() if k not in ("actions", "mask", "state")}
+        inputs = {k: v for k, v in batch.items() if k not in _OURS}
         readout_BQD = self.backbone.readout(inputs, self.query_QD).to(self.query_QD.dtype)
         if self.config.proprioception:
             readout_BQD = readout_BQD + self.state_projection(batch["state"])[:, None]
@@ -161,7 +164,7 @@ class Policy(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss (a scalar: mean over the valid chunk steps) and its parts; see :meth:`weight`."""
-        out = self.head.loss(self.readout(batch), batch["actions"], batch["mask"])
+        out = self.head.loss(self.readout(batch), batch["actions"], batch["mask"], batch["noise"])
         return out.loss, out.parts
 
     @staticmethod
@@ -176,12 +179,15 @@ class Policy(nn.Module):
         tokens: int | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> Float[np.ndarray, "B H A"]:
-        """Action chunks in the units of the action spec, clipped to its limits. ``tokens`` fixes the text length."""
+        """Action chunks in the units of the action spec, clipped to its limits. ``tokens`` fixes the text length.
+
+        A head that draws takes the seed of each row's noise from its observation.
+        """
         examples = [self.preparer.observe(observation) for observation in observations]
         device = self.query_QD.device
         batch = {k: v.to(device) for k, v in self.preparer.collate(examples, tokens).items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            chunk_BHA = self.head.sample(self.readout(batch))
+            chunk_BHA = self.head.sample(self.readout(batch), [observation.noise for observation in observations])
         return self.facts.normalizer.inverse(chunk_BHA.float().cpu().numpy())
 
     def count_tokens(self, instruction: str) -> int:
@@ -264,6 +270,11 @@ class Policy(nn.Module):
     @property
     def action_spec(self) -> ActionSpec:
         return self.facts.action_spec
+
+    @property
+    def noisy(self) -> bool:
+        """Whether its answer depends on the observation's ``noise``."""
+        return self.head.noisy
 
     @property
     def chunk(self) -> int:

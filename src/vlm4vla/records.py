@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlm4vla.types import refuse
+from vlm4vla.types import RunFailed, refuse
+
+Measure = Literal["success", "completed"]
+"""What a number sums up: the rate of success, or the subtasks solved in a row (of episodes that are chains)."""
 
 
 class Record(BaseModel):
@@ -33,7 +37,8 @@ class EpisodeRow(Record):
 
     ``completed``: subtasks solved in a row, null where an episode is one task. ``partial``: whether the benchmark's
     condition of partial success ever held, null where it has none. ``first_success_step``: when the success condition
-    held for the first time, which is no success where it has to hold at the end and does not.
+    held for the first time, which is no success where it has to hold at the end and does not. ``subtasks`` of a chain,
+    and the number of the ``initial_state`` that it shares with others: null in rows of before they were written.
     """
 
     run: str
@@ -51,6 +56,8 @@ class EpisodeRow(Record):
     wall_s: float
     completed: int | None = None
     partial: bool | None = None
+    subtasks: int | None = None
+    initial_state: int | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -106,6 +113,8 @@ class RunRecord(Record):
 class Estimate(Record):
     """A success rate of one row of the table. ``task`` null: the mean over the study's tasks.
 
+    Of chains (``measure`` "completed") ``rate``, ``low`` and ``high`` are the average number of subtasks solved in a
+    row, of ``longest``; ``in_a_row`` K marks the rate of K or more in a row, with their ``successes``.
     For E3 ``arm`` names the recipe, ``seeds`` its training runs (null otherwise), ``letters`` whom it cannot be told
     apart from (recipes that share a letter), ``caution`` what is to be held against the interval.
     """
@@ -125,12 +134,16 @@ class Estimate(Record):
     seeds: int | None = None
     letters: str | None = None
     caution: str | None = None
+    measure: Measure = "success"
+    longest: int | None = None
+    in_a_row: int | None = None
 
 
 class Comparison(Record):
     """A difference between two rows (``a`` minus ``b``) on the same starts, in rate units (0.2 = 20 points).
 
-    E2 has ``pairs`` of episodes, and how many only one side solved. E3 has ``seeds``, the training runs of either
+    Of chains (``measure`` "completed") in subtasks solved in a row, of ``longest``. E2 has ``pairs`` of episodes, and
+    how many only one side solved (of chains: in how many it got further). E3 has ``seeds``, the training runs of either
     recipe, and where bounds of ``equivalence`` were declared the p-value of a difference beyond them.
     """
 
@@ -152,6 +165,8 @@ class Comparison(Record):
     caution: str | None = None
     equivalence: float | None = None
     equivalence_p: float | None = None
+    measure: Measure = "success"
+    longest: int | None = None
 
 
 R = TypeVar("R", bound=Record)
@@ -172,10 +187,12 @@ def write_atomic(path: Path, text: str | bytes) -> None:
         raise disk_error(path, error) from error
 
 
-_DISK = {
+_FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is larger than allowed here",
+}
+_LOCKED = {
     errno.EACCES: "the folder is not writable",
     errno.EPERM: "the folder is not writable",
     errno.EROFS: "the file system is read-only",
@@ -183,14 +200,37 @@ _DISK = {
 
 
 def disk_error(path: Path, error: OSError) -> Exception:
-    """The house's sentence for a full disk or an unwritable folder; other errors pass unchanged."""
-    if error.errno not in _DISK:
+    """The house's sentence for a full disk (RunFailed: nobody's mistake) or an unwritable folder (UserError).
+
+    Other errors pass unchanged.
+    """
+    if error.errno not in _FULL | _LOCKED:
         return error
-    return refuse(
-        f"Cannot write {path}: {_DISK[error.errno]}",
+    told = refuse(
+        f"Cannot write {path}: {(_FULL | _LOCKED)[error.errno]}{_free(path) if error.errno in _FULL else ''}",
         possible="a folder with free space that you may write to",
         todo="Free some space or choose another --out, and run the same command again: it goes on where it stopped.",
     )
+    return RunFailed(str(told)) if error.errno in _FULL else told
+
+
+def _free(path: Path) -> str:
+    """`` (0.3 MiB are free in FOLDER)``: of the nearest folder that is there."""
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    if folder is None:
+        return ""
+    return f" ({shutil.disk_usage(folder).free / 2**20:.1f} MiB are free in {folder})"
+
+
+def check_room(folder: Path) -> None:
+    """The sentence of a full disk where not even a small file can be written into ``folder``."""
+    probe = folder / f".room.{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(2**16))
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def append(path: Path, record: Record) -> None:

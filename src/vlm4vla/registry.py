@@ -13,7 +13,7 @@ from types import ModuleType
 from vlm4vla.types import refuse
 
 _ROOT = Path(__file__).parent
-_NOT_INHABITANTS = {"__init__", "base", "conformance", "families", "loading", "processor"}
+_NOT_INHABITANTS = {"__init__", "answers", "base", "conformance", "families", "loading", "processor"}
 
 
 def names(room: str) -> list[str]:

@@ -6,10 +6,11 @@ No default hides below the command line: what a run used is what ``to_yaml`` of 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from vlm4vla.choices import LrGrid, Pretext, Select, Selection, StudyData
 from vlm4vla.config import Config, flatten, to_dict
+from vlm4vla.head_settings import AnyHead, HeadConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -17,8 +18,15 @@ NotNegative = Annotated[float, Field(ge=0)]
 Group = Literal["vision", "connector", "language", "embedding"]
 Freezable = Literal["vision", "connector", "language", "embedding", "vision-as-in-paper"]
 """A parameter group, or what the paper's code froze as "vision": per family with or without the connector."""
-Control = Literal["image-blank", "image-other", "instruction-swapped"]
-"""Evaluation-only changes of what a policy gets to see: no picture, another episode's, another task's sentence."""
+Control = Literal[
+    "image-blank",
+    "image-other",
+    "image-shuffled",
+    "camera-moved",
+    "instruction-swapped",
+    "instruction-paraphrased",
+]
+"""Evaluation-only changes of what a policy gets to see and to hear: ``rollout/jobs.py`` explains them."""
 
 Exposure = Literal["documented", "not documented", "unknown"]
 
@@ -58,14 +66,6 @@ class BackboneConfig(Config):
         return self.view_size or self.image_size
 
 
-class HeadConfig(Config):
-    """The action head. ``gripper_weight`` and ``huber_delta`` are the paper's (reference: 0.01 and 1)."""
-
-    name: str = "regression"
-    gripper_weight: float = 0.01
-    huber_delta: float = 1.0
-
-
 class NormalizerConfig(Config):
     """How arm actions become targets in [-1, 1]. ``limits``: the action spec's own bounds (nothing is fitted)."""
 
@@ -97,7 +97,7 @@ class PolicyConfig(Config):
     """
 
     backbone: BackboneConfig
-    head: HeadConfig = HeadConfig()
+    head: AnyHead = HeadConfig()
     chunk: Positive
     queries: Positive = 1
     cameras: tuple[str, ...]
@@ -136,7 +136,10 @@ class DataConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """AdamW; ``clip_norm`` 0 switches clipping off (the reference does so by accident)."""
+    """AdamW; ``clip_norm`` 0 switches clipping off (the reference does so by accident).
+
+    ``vlm_lr_scale``: the VLM learns at this multiple of ``lr``, the new parameters at ``lr`` itself; null: all alike.
+    """
 
     lr: Annotated[float, Field(gt=0)]
     betas: tuple[float, float] = (0.9, 0.999)
@@ -145,6 +148,12 @@ class OptimizerConfig(Config):
     warmup_steps: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: NotNegative = 1.0
+    vlm_lr_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _one_rate_has_no_scale(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a null scale: folders are named after settings, and most were named before there was this one."""
+        return {key: value for key, value in plain(self).items() if key != "vlm_lr_scale" or value is not None}
 
 
 class Recipe(Config):
@@ -168,7 +177,10 @@ class Recipe(Config):
     def _fits(self) -> Self:
         if self.checkpoint_every % self.log_every:
             raise ValueError("checkpoint_every must be a multiple of log_every, so that a resumed log has whole lines")
-        if self.policy.backbone.dtype == "bfloat16" and not {*get_args(Group)} <= {*self.freeze}:
+        frozen = {*get_args(Group)} <= {*self.freeze}
+        if frozen and self.optimizer.vlm_lr_scale not in (None, 1.0):
+            raise ValueError("optimizer.vlm_lr_scale scales the rate of a VLM whose four groups are all frozen")
+        if self.policy.backbone.dtype == "bfloat16" and not frozen:
             raise ValueError(
                 "policy.backbone.dtype bfloat16 would lose every update smaller than half a step of that type; "
                 "train with dtype float32 and precision bf16, or freeze all four groups"
@@ -209,7 +221,7 @@ class EvalConfig(Config):
     controls: tuple[Control | None, ...] = (None,)
     control_episodes: Positive | None = None  # per task for the controls; null: as many as ``episodes``
     arm: str = "policy"  # the name that the rows carry
-    seed: int = 0  # the policy's training seed: recorded and part of the run's identity, nothing is drawn from it
+    seed: int = 0  # the policy's training seed: part of the run's identity; acting noise, if any, is drawn from it
     workers: Positive = 2
     batch: Positive = 4
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -262,6 +274,9 @@ class ArmConfig(Config):
 
 
 class StudyDemos(Config):
+    """Demonstrations of the study's own ``tasks``; of other ones where those are chains, which are not recorded."""
+
+    tasks: tuple[str, ...] = ()  # empty: the study's tasks that are single ones
     per_task: Positive
     noise: NotNegative
     after_success: Count
@@ -302,6 +317,7 @@ class StudyConfig(Config):
     data: StudyData | None = None
     pretext: Pretext | None = None  # what arms with checkpoint "pretext" were trained on before
     encoding: Literal["jpeg", "png", "raw"] = "png"  # of the frame store; jpeg loses a little
+    resolution: Literal["native", "token-matched"] = "native"  # token-matched: image tokens of all arms within 25 %
     train: StudyTrain
     eval: StudyEval
     select: Select | None = None  # null: the last checkpoint with eval.execute, declared here
@@ -309,7 +325,8 @@ class StudyConfig(Config):
     arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
     references: tuple[Literal["do-nothing", "expert"], ...] = ("do-nothing", "expert")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None  # in rate units: recipes nearer than this are equal
+    equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Recipes nearer than this are equal: in rate units, of chains in subtasks."""
     variances: Literal["rule", "pooled", "separate"] = "rule"  # retrain variance of the arms: study/retrained.py
 
     @property

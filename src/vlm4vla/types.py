@@ -154,12 +154,36 @@ class CameraSpec:
 
 
 @dataclass(frozen=True)
+class CameraMove:
+    """How far the control ``camera-moved`` moves a camera: ``metres`` along and ``degrees`` about random axes."""
+
+    metres: float
+    degrees: float
+
+
+@dataclass(frozen=True)
+class CameraShift:
+    """One drawn move of a camera, against where it stands or is mounted.
+
+    ``translation`` (3,) in metres and ``rotation`` (3,), a rotation vector in radians: both in the camera's own axes
+    before the move, x to the right of its picture, y up, z towards the viewer (OpenGL's).
+    """
+
+    translation: tuple[float, float, float]
+    rotation: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Observation:
-    """What a policy may look at: camera pictures by name, the instruction, and (if asked for) proprioception (S,)."""
+    """What a policy may look at: camera pictures by name, the instruction, and (if asked for) proprioception (S,).
+
+    ``noise`` (0 to 2**63 - 1) is the seed of what a policy draws when it is asked with this; most draw nothing.
+    """
 
     images: Mapping[str, Image]
     instruction: str
     state: Vector | None = None
+    noise: int = 0
 
 
 def view_names(cameras: Iterable[str], window: int) -> tuple[str, ...]:
@@ -242,7 +266,7 @@ class Env(Protocol):
 
     ``look_at`` names the cameras that observations hold from then on (all at first): a picture costs more than a step.
     One whose data have a format of their own also has ``vectors() -> {name: numbers}``: what that format stores of a
-    moment beside pictures and state.
+    moment beside pictures and state. That of a benchmark with ``camera_moves`` is a :class:`MovableEnv`.
     """
 
     def look_at(self, cameras: Collection[str]) -> None: ...
@@ -250,6 +274,16 @@ class Env(Protocol):
     def step(self, action: Vector, render: bool) -> StepResult: ...
     def snapshot(self) -> npt.NDArray[np.float64]: ...  # the whole physical state, flat: for bit-equality checks
     def close(self) -> None: ...
+
+
+class MovableEnv(Env, Protocol):
+    """An environment whose cameras can be moved.
+
+    ``move_cameras``: from then on, across resets, the named cameras see from where their shift puts them, wrist cameras
+    relative to their mount; all others, and all with ``{}``, from where they belong. Nothing but pictures changes.
+    """
+
+    def move_cameras(self, shifts: Mapping[str, CameraShift]) -> None: ...
 
 
 class Expert(Protocol):
@@ -270,6 +304,9 @@ class Benchmark(Protocol):
     format). ``caveats`` are sentences that belong into each report. ``chains`` names tasks that are several in a row,
     of which no demonstrations are recorded. ``data_format`` names the format of its own data, where there is a writer
     of it.
+
+    For controls: ``camera_moves`` (camera -> :class:`CameraMove`) says how far ``camera-moved`` moves each camera;
+    ``paraphrase(task) -> str`` tells a task in other words than ``instruction``, for ``instruction-paraphrased``.
     """
 
     id: str

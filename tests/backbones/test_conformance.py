@@ -101,6 +101,13 @@ def test_a_readout_that_ignores_the_inputs_is_noticed(backbone: Backbone, monkey
         conformance.inputs_matter(backbone)
 
 
+def test_a_family_that_says_it_is_deaf_and_hears_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hearing = conformance.tiny("smolvlm")
+    monkeypatch.setattr(type(hearing.family), "hears", False)
+    with pytest.raises(conformance.Failed, match="does not hear, but another instruction changes"):
+        conformance.inputs_matter(hearing)
+
+
 def test_a_picture_upside_down_is_noticed(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     right = type(backbone.processor).pictures
     monkeypatch.setattr(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vlm4vla import registry
-from vlm4vla.backbones import conformance
+from vlm4vla.backbones import conformance, families
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
 INSTRUCTION = "open the drawer"
@@ -25,7 +25,7 @@ def test_prompt_is_the_published_one(family: str, preset: str) -> None:
     assert images == list(range(images[0], images[-1] + 1)), "the image tokens are one run"
     before, after = (processor.tokenizer.decode(part) for part in (ids[: images[0]], ids[images[-1] + 1 :]))
     sentence = f"What action should the robotic arm take to {INSTRUCTION}"
-    assert after.count(sentence) + before.count(sentence) == 1
+    assert after.count(sentence) + before.count(sentence) == families.family(family).hears
     ours = f"{before}{{IMAGE}}{after}".replace(sentence, "{SENTENCE}").replace("\n", "\\n") + "{QUERY}"
     assert ours == golden
 

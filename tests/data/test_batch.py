@@ -170,3 +170,12 @@ def test_epochs_and_seeds_differ_and_nothing_else_does():
 def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(UserError, match="such as 8 or 12"):
         BatchSampler(Order.of_one(100, 0), 10, rank=0, world=4)
+
+
+def test_noise_is_another_for_every_sample_epoch_and_seed_and_the_same_again(store):
+    def noises(seed, epoch):
+        return [samples_of(store, 2, seed=seed).sample(i, epoch).noise for i in range(15)]
+
+    every = [*noises(0, 0), *noises(0, 1), *noises(1, 0)]
+    assert len(set(every)) == 45 and all(0 <= noise < 2**63 for noise in every)
+    assert noises(0, 1) == every[15:30]

@@ -13,7 +13,7 @@ from vlm4vla.data import build as building
 from vlm4vla.data.build import build
 from vlm4vla.data.pictures import EncodedFrames, decode, decode_any, encode, resize
 from vlm4vla.data.store import Store
-from vlm4vla.types import UserError
+from vlm4vla.types import RunFailed, UserError
 
 LENGTHS = (5, 1, 9, 4)
 
@@ -193,7 +193,7 @@ def test_a_full_disk_is_told_in_a_sentence(reader, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(UserError, match="the disk is full"):
+    with pytest.raises(RunFailed, match="the disk is full"):
         build(reader, tmp_path / "store", 8, "raw")
 
 

@@ -10,10 +10,10 @@ from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.power import TTestIndPower
 from statsmodels.stats.proportion import proportion_confint
 
-from vlm4vla.study.intervals import chains, mcnemar
+from vlm4vla.study.intervals import chains, mcnemar, score
 from vlm4vla.study.multiplicity import benjamini_hochberg
 from vlm4vla.study.power import Design
-from vlm4vla.study.retrained import Contrast, _score, differences
+from vlm4vla.study.retrained import Contrast, differences
 from vlm4vla.study.sequential import e_values
 from vlm4vla.study.simulated import Arm, draw
 from vlm4vla.study.spread import brown_forsythe, spread
@@ -58,7 +58,7 @@ def test_brown_forsythe_is_scipys_levene_about_medians() -> None:
 def test_score_interval_is_wilsons() -> None:
     for k, n in ((0, 20), (3, 20), (20, 20), (81, 263)):
         z = np.array(stats.norm.ppf(0.975))
-        assert _score(np.array(k / n), np.array(1 / n), z) == pytest.approx(
+        assert score(np.array(k / n), np.array(1 / n), z) == pytest.approx(
             proportion_confint(k, n, method="wilson"), abs=1e-12
         )
 

@@ -4,11 +4,12 @@ import math
 
 import torch
 
+from vlm4vla.head_settings import HeadConfig
 from vlm4vla.heads.regression import Head
-from vlm4vla.schemas import HeadConfig
 from vlm4vla.types import ActionSpec, Dimension
 
 ARM = [Dimension(n, "m", "delta", "world", -1, 1) for n in ("dx", "dy", "dz")]
+SEEDS = torch.zeros(4, dtype=torch.int64)  # nothing is drawn
 SPEC = ActionSpec((*ARM, Dimension("gripper", "", "gripper", "gripper", -1, 1)), "none", 20)
 
 
@@ -30,7 +31,7 @@ def test_loss_is_huber_plus_a_hundredth_of_bce() -> None:
     readout, actions = torch.randn(2, 1, 32), torch.rand(2, 4, 4) * 2 - 1
     actions[..., 3] = torch.sign(actions[..., 3])
     mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    out = h.loss(readout, actions, mask)
+    out = h.loss(readout, actions, mask, SEEDS)
     arm, gripper = h(readout)
     error = (arm - actions[..., :3])[mask]
     huber = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).mean()
@@ -45,11 +46,11 @@ def test_masked_steps_do_not_matter() -> None:
     mask[:, 2:] = False
     changed = actions.clone()
     changed[:, 2:] = 1.0
-    assert float(h.loss(readout, actions, mask).loss) == float(h.loss(readout, changed, mask).loss)
+    assert float(h.loss(readout, actions, mask, SEEDS).loss) == float(h.loss(readout, changed, mask, SEEDS).loss)
 
 
 def test_samples_are_inside_the_limits_and_grippers_binary() -> None:
-    chunk = head().sample(torch.randn(5, 1, 32) * 50)
+    chunk = head().sample(torch.randn(5, 1, 32) * 50, [0] * 5)
     assert chunk.shape == (5, 4, 4) and float(chunk.abs().max()) <= 1
     assert set(chunk[..., 3].unique().tolist()) <= {-1.0, 1.0}
 
@@ -60,10 +61,10 @@ def test_overfits_one_batch() -> None:
     actions[..., 3] = torch.sign(actions[..., 3])
     mask = torch.ones(4, 4, dtype=torch.bool)
     optimizer = torch.optim.AdamW(h.parameters(), lr=3e-3)
-    first = float(h.loss(readout, actions, mask).loss.detach())
+    first = float(h.loss(readout, actions, mask, SEEDS).loss.detach())
     for _ in range(60):
         optimizer.zero_grad()
-        h.loss(readout, actions, mask).loss.backward()
+        h.loss(readout, actions, mask, SEEDS).loss.backward()
         optimizer.step()
-    assert float(h.loss(readout, actions, mask).loss.detach()) < first / 10
-    assert torch.equal(h.sample(readout)[..., 3], actions[..., 3])
+    assert float(h.loss(readout, actions, mask, SEEDS).loss.detach()) < first / 10
+    assert torch.equal(h.sample(readout, [0] * 4)[..., 3], actions[..., 3])

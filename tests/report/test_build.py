@@ -2,19 +2,23 @@
 
 import base64
 import hashlib
+import html
+import json
 import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from synthetic_study import TASKS, make_study
 
-from vlm4vla.report import figures
+from vlm4vla.report import figures, learning_figure
 from vlm4vla.report.build import build
 from vlm4vla.report.folder import load
 
@@ -29,12 +33,15 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.feed(text)
         self.close()
         assert not self.open, self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -45,8 +52,29 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.scripts[-1] += data
+        elif "style" not in self.open:
             self.text += data
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the episode browser gets."""
+        at = [a.get("id") for a in self.all("script")].index("episode-data")
+        found: dict[str, Any] = json.loads(self.scripts[at])
+        return found
+
+    def rows_of(self, link: str) -> list[int]:
+        """The successes (0 or 1) of the rows that a link to the episode browser shows, counted from the page's data."""
+        wanted = dict(parse_qsl(link.split("?", 1)[1], keep_blank_values=True))
+        data, columns = self.data, self.data["columns"]
+        found = []
+        for line, task, success in zip(columns["line"], columns["task"], columns["success"], strict=True):
+            of = data["lines"][line] | {"task": data["tasks"][task][0]}
+            of["control"] = of["control"] or ""
+            if all(of[key] == value for key, value in wanted.items()):
+                found.append(success)
+        return found
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -97,22 +125,50 @@ def test_the_answer_comes_first_with_its_limits(page: Page) -> None:
 
 
 def test_nothing_leaves_the_page(page: Page) -> None:
-    assert not page.all("script") and not page.all("iframe")
+    assert [s.get("type") for s in page.all("script")] == ["application/json", "application/json", None]
+    assert not page.all("iframe") and not any("src" in s for s in page.all("script"))
     for tag, attributes in page.tags:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "poster", "xlink:href"):
-                assert value is not None and value.startswith(("data:", "#")), (tag, value)
+                assert value is not None and value.startswith(("data:", "#", "paper/")), (tag, value)
     assert "default-src 'none'" in str(page.all("meta"))
 
 
-def test_every_number_leads_to_its_episodes(page: Page) -> None:
+def test_only_our_own_script_and_styles_may_run(built: Path, page: Page) -> None:
+    policy = next(a["content"] or "" for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    allowed = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert "unsafe" not in allowed["script-src"] and "unsafe" not in allowed["style-src-elem"]
+    text = (built / "index.html").read_text()
+
+    def digest(content: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+    assert digest(page.scripts[-1]) == allowed["script-src"]
+    styles = {digest(found) for found in re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL)}
+    assert styles and styles <= set(allowed["style-src-elem"].split())
+
+
+def test_every_number_leads_to_its_episodes(built: Path, page: Page) -> None:
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
-    links = [a["href"] for a in page.all("a")]
-    assert links and all(link is not None and link[1:] in ids for link in links)
-    assert len([x for x in links if x is not None and x.startswith("#rows-")]) == 6 * (len(TASKS) + 1)
-    assert page.text.count("✗ failure") + page.text.count("✓ success") == 372 + 6
+    links = [a["href"] or "" for a in page.all("a")]
+    assert links and all(x[1:] in ids for x in links if x.startswith("#") and not x.startswith("#episodes?"))
+    text = (built / "index.html").read_text()
+    rates = re.findall(
+        r'<a href="(#episodes[?][^"]*)" title="[^"]*">([\d.]+)</a><br><span class="small">(\d+)/(\d+)<', text
+    )
+    assert len(rates) == 6 * len(TASKS)
+    for link, rate, successes, episodes in rates:
+        rows = page.rows_of(html.unescape(link))
+        assert (sum(rows), len(rows)) == (int(successes), int(episodes))
+        assert rate == f"{100 * sum(rows) / len(rows):.1f}"
+    means = re.findall(r'mean"><a href="(#episodes[?][^"]*)" title="[^"]*">([\d.]+)</a>', text)
+    assert len(means) == 6
+    for link, rate in means:
+        rows = page.rows_of(html.unescape(link))
+        assert rate == f"{100 * sum(rows) / len(rows):.1f}"
+    assert len(page.data["columns"]["line"]) == 372
 
 
 def test_differing_settings_are_red_unless_allowed(built: Path) -> None:
@@ -161,7 +217,8 @@ def test_videos_are_embedded_whole_with_their_outcome(page: Page, study: Path) -
 def test_markdown(built: Path) -> None:
     text = (built / "report.md").read_text()
     assert "**Full fine-tuning did better than Vision frozen (+44.0 points" in text
-    assert "| **Full fine-tuning** | [96.0](index.html#rows-2-0) (24/25) |" in text
+    link = "index.html#episodes?arm=full&amp;control=&amp;task=button-press-topdown-v3"
+    assert f"| **Full fine-tuning** | [96.0]({link}) (24/25) |" in text
     assert "78.7 to 93.6 | 75 | E2 |" in text
     for name in re.findall(r"\]\((figures/[^)]*)\)", text):
         assert (built / name).is_file()
@@ -208,7 +265,9 @@ def test_broken_videos_are_said_and_hostile_captions_stay_text(study: Path, tmp_
     page = Page((tmp_path / "out/index.html").read_text())
     assert result["videos_embedded"] == 4
     assert "The video file is missing." in page.text and "The video file cannot be decoded." in page.text
-    assert not page.all("script") and page.text.count("“<b onclick=x>open</b>”") == 2
+    assert len(page.all("script")) == 3 and page.text.count("“<b onclick=x>open</b>”") == 2
+    assert page.data["tasks"][1] == ["drawer-open-v3", "<b onclick=x>open</b>"]
+    assert page.data["videos"].count("") == 2
 
 
 @pytest.mark.parametrize("left_out", [("videos", "audit"), ("training", "compared")])
@@ -219,7 +278,8 @@ def test_optional_pieces_may_be_absent(tmp_path: Path, left_out: tuple[str, ...]
     for piece, words in gone.items():
         assert (words in page.text) == (piece not in left_out), piece
     ids = [a["id"] for _, a in page.tags if "id" in a]
-    assert all((a["href"] or "")[1:] in ids for a in page.all("a"))
+    links = [a["href"] or "" for a in page.all("a")]
+    assert all(x[1:] in ids for x in links if x.startswith("#") and not x.startswith("#episodes?"))
     if "audit" in left_out:
         assert "nothing here shows that the arms differ in the declared factor alone" in page.text
 
@@ -228,6 +288,8 @@ HOSTILE = (
     '<script>alert("x")</script>',
     "a|b`c*d_e $\\frac{1}$ [x](javascript:alert(1))",
     '"><img src=x onerror=alert(1)>\n\n# heading',
+    "</script><script>alert(1)</script>{{ 7 * 7 }}{% raw %}",
+    "__proto__ \u202eright to left\u2028 " + "long" * 60,
 )
 
 
@@ -237,9 +299,11 @@ def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     build(study, tmp_path / "out")
     text = (tmp_path / "out/index.html").read_text()
     page = Page(text)
-    assert not page.all("script") and not [a for a in page.all("img") if a["src"] == "x"]
+    assert len(page.all("script")) == 3 and not [a for a in page.all("img") if a["src"] == "x"]
     assert all("onerror" not in a for _, a in page.tags)
-    assert HOSTILE[0] in page.text
+    assert all(task in page.text for task in HOSTILE)
+    assert [task for task, _ in page.data["tasks"]] == list(HOSTILE)
+    assert "49" not in {cell.strip() for cell in re.findall(r">([^<]*)<", text)}
     assert "<!--" not in text  # matplotlib repeats texts in comments
     markdown = (tmp_path / "out/report.md").read_text()
     assert "<script" not in markdown and "<img" not in markdown and "\n# heading" not in markdown
@@ -255,9 +319,9 @@ def test_running_mean_survives_infinities() -> None:
     value = np.ones(200)
     value[50] = np.inf
     value[120:140] = np.nan
-    mean = figures.running_mean(value)
+    mean = learning_figure.running_mean(value)
     assert mean[50] == 1 and np.isnan(mean[130]) and mean.shape == (200,)
-    assert figures.running_mean(np.array([3.0])) == [3.0]
+    assert learning_figure.running_mean(np.array([3.0])) == [3.0]
 
 
 def test_long_names_do_not_break_the_figures(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Tasks decide how it behaves: "move" and "slide" work; "raise" fails in every step; "die" kills its process in reset;
 "die-once" does so until its flag file exists; "hang" never comes back from reset. "chain" (not listed) has two
-subtasks, half of the way each; it is over when one takes more than four steps.
+subtasks, half of the way each; it is over when one takes more than four steps. A moved camera sees it as if all had
+been moved by as much along x.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm4vla.types import ActionSpec, CameraSpec, Dimension, EpisodeSpec, Observation, StepResult
+from vlm4vla.types import ActionSpec, CameraMove, CameraSpec, Dimension, EpisodeSpec, Observation, StepResult
 
 FLAG = Path(os.environ.get("FAKE_BENCH_FLAG", "/nonexistent/flag"))
 
@@ -20,10 +21,13 @@ FLAG = Path(os.environ.get("FAKE_BENCH_FLAG", "/nonexistent/flag"))
 class FakeEnv:
     def __init__(self, task, spec):
         self.task, self.spec, self.x, self.rendered = task, spec, 0.0, 0
-        self.shown = ["front"]
+        self.shown, self.shifts = ["front"], {}
 
     def look_at(self, cameras):
         self.shown = list(cameras)
+
+    def move_cameras(self, shifts):
+        self.shifts = dict(shifts)
 
     def reset(self, episode, render=True):
         if self.task == "die" or (self.task == "die-once" and not FLAG.exists()):
@@ -54,7 +58,8 @@ class FakeEnv:
 
     def _see(self):
         self.rendered += 1
-        picture = np.full((4, 4, 3), 10 * self.index + 100 * self.x, np.uint8)
+        aside = abs(self.shifts["front"].translation[0]) if self.shifts else 0.0
+        picture = np.full((4, 4, 3), 10 * self.index + 100 * (self.x + aside), np.uint8)
         told = self.instruction + (f" {self.completed}" if self.task == "chain" else "")
         return Observation(dict.fromkeys(self.shown, picture), told, np.array([self.x], np.float32))
 
@@ -85,6 +90,7 @@ class Benchmark:
         10.0,
     )
     cameras = (CameraSpec("front", 4, 4),)
+    camera_moves = {"front": CameraMove(metres=0.5, degrees=2.0)}  # noqa: RUF012
     state_names = ("x",)
     step_limit = 9
     success_rule = "x >= 1"
@@ -94,6 +100,9 @@ class Benchmark:
 
     def instruction(self, task):
         return f"please {task}"
+
+    def paraphrase(self, task):
+        return f"kindly {task}"
 
     def episodes(self, split, task, count):
         return tuple(EpisodeSpec(self.id, split, task, i, i, self.instruction(task)) for i in range(count))

@@ -24,6 +24,7 @@ class FakePolicy:
     cameras: tuple[str, ...] = ("front",)
     image_size = 16
     state_names: tuple[str, ...] = ()
+    noisy = False
     digest = "fake0123"
     about: Mapping[str, Any] = {"center_crop": 0.9, "checkpoint_step": 7}
 

@@ -5,7 +5,7 @@ import pytest
 from fake_bench import Benchmark
 
 from vlm4vla.rollout.asking import Server, check_spec, request_keys
-from vlm4vla.rollout.wire import ServerError, image_keys
+from vlm4vla.rollout.wire import NOISE_KEY, ServerError, image_keys
 from vlm4vla.types import Observation, UserError
 
 URI = "ws://127.0.0.1:1"
@@ -65,7 +65,7 @@ def test_a_policy_with_a_history_gets_the_pictures_it_declares():
     assert keys == {"front@-1": "observation/image@-1", "front": "observation/image"}
     metadata = OURS | {"observation": {"images": {view: {"key": key} for view, key in keys.items()}, "state": None}}
     client = Client(metadata, {"actions": np.zeros((3, 2))})
-    server = Server(client, Benchmark(), execute=1)
+    server = Server(client, Benchmark(), execute=1, seed=0)
     assert server.window == 2
     images = {"front": np.ones((4, 4, 3), np.uint8), "front@-1": np.zeros((4, 4, 3), np.uint8)}
     server.ask(Observation(images, "go", np.zeros(1, np.float32)))
@@ -86,17 +86,40 @@ def test_an_error_of_the_server_is_told_in_its_words():
     seen = Observation({"front": np.zeros((4, 4, 3), np.uint8)}, "go", np.zeros(1, np.float32))
     failing = Client({}, ServerError("a sequence of 30 tokens. Possible: at most 20."))
     with pytest.raises(UserError, match=rf"The policy at {URI} answered with an error: a sequence of 30 tokens"):
-        Server(failing, Benchmark(), execute=1).ask(seen)
+        Server(failing, Benchmark(), execute=1, seed=0).ask(seen)
 
 
 def test_requests_and_replies():
     seen = Observation({"front": np.zeros((4, 4, 3), np.uint8)}, "go", np.zeros(1, np.float32))
     client = Client({}, {"actions": np.zeros((3, 2))})
-    assert Server(client, Benchmark(), execute=2).ask(seen).shape == (3, 2)
+    assert Server(client, Benchmark(), execute=2, seed=0).ask(seen).shape == (3, 2)
     assert set(client.asked[0]) == {"observation/image", "observation/state", "prompt"}
     with pytest.raises(UserError, match="at least 4"):
-        Server(client, Benchmark(), execute=4).ask(seen)
+        Server(client, Benchmark(), execute=4, seed=0).ask(seen)
     with pytest.raises(UserError, match=r"shape \(2,\)"):
-        Server(Client({}, {"actions": np.zeros(2)}), Benchmark(), execute=1).ask(seen)
+        Server(Client({}, {"actions": np.zeros(2)}), Benchmark(), execute=1, seed=0).ask(seen)
     with pytest.raises(UserError, match="openpi"):
-        Server(Client({}, {"error": 1}), Benchmark(), execute=1).ask(seen)
+        Server(Client({}, {"error": 1}), Benchmark(), execute=1, seed=0).ask(seen)
+
+
+def test_a_policy_that_draws_is_told_the_noise_of_seed_episode_and_question():
+    bench = Benchmark()
+    drawing = {"images": {"front": {"key": "observation/image"}}, "state": None, "noise": {"key": NOISE_KEY}}
+    seen = Observation({"front": np.zeros((4, 4, 3), np.uint8)}, "go", np.zeros(1, np.float32))
+    first, second = bench.episodes("eval", bench.tasks()[0], 2)
+
+    def noises(seed, *episodes, metadata=OURS | {"observation": drawing}):
+        client = Client(metadata, {"actions": np.zeros((3, 2))})
+        server = Server(client, bench, execute=1, seed=seed)
+        for episode in episodes:
+            server.reset(episode)
+            for _ in range(3):
+                server.ask(seen)
+        return [request.get(NOISE_KEY) for request in client.asked]
+
+    both = noises(0, first, second)
+    assert noises(0, second) == both[3:], "what was played before does not matter"
+    assert len({*both, *noises(1, first, second)}) == 12 and all(0 <= n < 2**63 for n in both)
+    assert noises(0, first, metadata={}) == [None] * 3, "another's server is not sent what it does not know"
+    deterministic = {key: value for key, value in drawing.items() if key != "noise"}
+    assert noises(0, first, metadata=OURS | {"observation": deterministic}) == [None] * 3

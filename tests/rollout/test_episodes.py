@@ -1,10 +1,12 @@
 """Jobs in this process, on the fake benchmark: what a policy sees under each control, and what is rendered."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from fake_bench import Benchmark
+from fake_bench import Benchmark, FakeEnv
 
-from vlm4vla.rollout import episodes
+from vlm4vla.rollout import episodes, perturb
 from vlm4vla.types import UserError, step_limit_of, view_name
 
 PICTURES = {"pictures": True}
@@ -120,6 +122,88 @@ def test_image_other_shows_the_start_of_the_other_episode_all_along():
     result, env = play(chooser, control="image-other")
     assert [o.images["front"][0, 0, 0] for o in chooser.seen] == [10, 10]
     assert env.index == 0 and result["success"]
+
+
+def test_a_shuffled_picture_has_the_same_order_all_along(monkeypatch):
+    """The fake's pictures have one colour each: here every pixel gets a number of its own."""
+    marks = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    see = FakeEnv._see
+    monkeypatch.setattr(FakeEnv, "_see", lambda self: replace(see(self), images={"front": marks + int(100 * self.x)}))
+    chooser = Recorder(speed=0.5, window=2)
+    play(chooser, control="image-shuffled")
+    orders = []
+    for step, observation in enumerate(chooser.seen):
+        for age, view in enumerate(("front", "front@-1")):
+            orders.append((observation.images[view] - 25 * max(2 * step - age, 0) // 2).tolist())
+    assert len(orders) == 8 and all(order == orders[0] for order in orders)
+    assert orders[0] != marks.tolist() and sorted(np.ravel(orders[0])) == list(range(48))
+    assert [float(o.state[0]) for o in chooser.seen] == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_cameras_are_moved_for_one_episode(monkeypatch):
+    chooser, bench = Recorder(), Benchmark()
+    env = bench.make("move")
+    moved = episodes.rollout(job(control="camera-moved", video=True), bench, env, chooser)
+    shift = perturb.camera_shifts(bench, job()["episode"]["seed"])["front"]
+    aside = int(100 * abs(shift.translation[0]))
+    assert aside > 0 and [o.images["front"][0, 0, 0] for o in chooser.seen] == [aside, 50 + aside]
+    assert moved["frames"][0, 0, 0, 0] == aside  # the video shows what the policy saw
+    assert env.shifts == {}
+    plain = episodes.rollout(job(), bench, env, chooser)
+    assert [o.images["front"][0, 0, 0] for o in chooser.seen[2:]] == [0, 50]
+    assert {k: moved[k] for k in ("success", "steps")} == {k: plain[k] for k in ("success", "steps")}
+
+
+def test_cameras_come_back_when_an_episode_breaks():
+    bench = Benchmark()
+    env = bench.make("raise")
+    broken = bench.episodes("eval", "raise", 1)[0].to_dict()
+    with pytest.raises(ZeroDivisionError):
+        episodes.rollout(job(control="camera-moved", episode=broken), bench, env, Recorder())
+    assert env.shifts == {}
+
+
+def test_the_check_of_moved_cameras_sees_before_while_and_after():
+    bench = Benchmark()
+    found = episodes.moved(job(), bench, bench.make("move"))
+    before, while_, after = (pictures["front"] for pictures in found["pictures"])
+    assert np.array_equal(before, after) and not np.array_equal(before, while_)
+    assert found["states"].tolist() == [[1.0, 0.0]] * 3  # the expert has been there
+
+
+@pytest.mark.parametrize(
+    ("control", "lacks"), [("camera-moved", "camera_moves"), ("instruction-paraphrased", "paraphrase")]
+)
+def test_a_benchmark_that_lacks_what_a_control_needs_is_told_so(control, lacks, monkeypatch):
+    monkeypatch.delattr(Benchmark, lacks)
+    with pytest.raises(UserError, match=f"control {control} was asked for, but fake-v1 has no {lacks}"):
+        play(Recorder(), control=control)
+
+
+def test_a_paraphrase_is_told_in_place_of_the_instruction():
+    chooser = Recorder()
+    play(chooser, control="instruction-paraphrased")
+    assert {o.instruction for o in chooser.seen} == {"kindly move"}
+
+
+def test_a_start_that_is_told_the_paraphrase_by_itself_gets_the_instruction():
+    bench, chooser = Benchmark(), Recorder()
+    start = replace(bench.episodes("eval", "move", 1)[0], instruction="kindly move").to_dict()
+    episodes.rollout(job(control="instruction-paraphrased", episode=start), bench, bench.make("move"), chooser)
+    assert {o.instruction for o in chooser.seen} == {"please move"}
+
+
+def test_in_a_chain_every_task_is_paraphrased(monkeypatch):
+    """The fake's chain tells its subtasks by number; here they are the sentences of two other tasks."""
+    monkeypatch.setattr(Benchmark, "chains", ("chain",), raising=False)
+    see = FakeEnv._see
+    told = ("please move", "please slide", "")
+    monkeypatch.setattr(FakeEnv, "_see", lambda self: replace(see(self), instruction=told[self.completed]))
+    bench, chooser = Benchmark(), Recorder()
+    start = bench.episodes("eval", "chain", 1)[0].to_dict()
+    played = job(control="instruction-paraphrased", episode=start)
+    episodes.rollout(played, bench, bench.make("chain"), chooser)
+    assert [o.instruction for o in chooser.seen] == ["kindly move", "kindly slide"]
 
 
 def test_the_instruction_of_the_job_is_what_the_policy_is_told():

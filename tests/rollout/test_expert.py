@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vlm4vla.cli.main import main
@@ -18,12 +19,13 @@ import fake_bench
 
 class Env(fake_bench.FakeEnv):
     def step(self, action, render):
-        assert not render or self.task == "chain"
+        assert not render or self.task == "chain" or not self.shown
         return super().step(action * (0 if self.index % 3 == 2 else 1), render)
 
 class Benchmark(fake_bench.Benchmark):
     def tasks(self): return ("move", "raise", "slide", "chain")
     def episodes(self, split, task, count): return super().episodes(split, task, min(count, 30))
+    chains = ("chain",)
     def make(self, task): return Env(task, self.action_spec)
 """
 PYTHON = Path(sys.executable)
@@ -56,13 +58,38 @@ def test_chains_count_tasks_in_a_row_and_none_solved_has_no_steps(what):
     assert expert.sentence(failed) == "chain: 0/1 (0.0 to 97.5 %), 0.00 tasks in a row"
 
 
+def test_under_noise_it_plays_what_a_demonstration_would_record(what):
+    def by_hand(start):
+        """Steps until 1 is reached, a quarter of the action a step; null within nine steps or on a third start."""
+        random, x = np.random.default_rng(np.random.SeedSequence(start)), 0.0
+        for step in range(1, 10):
+            x += 0.25 * float(np.clip(min(1.0, 4 * (1 - x)) + random.normal(0.0, 1.5, 1)[0], -1, 1)) * (start % 3 != 2)
+            if x >= 1:
+                return step
+        return None
+
+    expected = [by_hand(start) for start in range(1, 25)]
+    steps = [n for n in expected if n is not None]
+    move, every = expert.measure(replace(what, tasks=("move",), episodes=24, noise=1.5), print, PYTHON)
+    assert (move["noise"], move["successes"], every["successes"]) == (1.5, len(steps), len(steps))
+    assert 4 < len(steps) < 16 and move["steps"] == pytest.approx(np.mean(steps))
+    assert expert.sentence(move).endswith(f"{np.mean(steps):.0f} steps, noise 1.5")
+    with pytest.raises(UserError, match="'chain' is a chain of subtasks"):
+        expert.measure(replace(what, tasks=("chain",), noise=0.1), print, PYTHON)
+
+
 def test_wrong_numbers_are_refused_and_a_broken_episode_fails_the_run(what):
-    for wrong, why in (({"episodes": 0}, "0 episodes"), ({"first": -1}, "start -1"), ({"first": 25}, "0 to 29")):
+    for wrong, why in (
+        ({"episodes": 0}, "0 episodes"),
+        ({"first": -1}, "start -1"),
+        ({"noise": -1.0}, "sd -1"),
+        ({"first": 25}, "0 to 29"),
+    ):
         with pytest.raises(UserError, match=why):
             expert.measure(replace(what, **wrong), print, PYTHON)
     with pytest.raises(UserError, match="Did you mean 'slide'"):
         expert.measure(replace(what, tasks=("slid",)), print, PYTHON)
-    with pytest.raises(RunFailed, match="raise/1 failed: ZeroDivisionError"):
+    with pytest.raises(RunFailed, match=r"raise/[1-6] failed: ZeroDivisionError"):
         expert.measure(replace(what, tasks=("raise",)), print, PYTHON)
 
 
@@ -75,5 +102,6 @@ def test_the_command_line(what, monkeypatch, capsys):
         ("move", 2, "train"),
         (None, 2, "train"),
     ]
-    assert main(words) == 0
-    assert capsys.readouterr().out.startswith("move: 2/3 (")
+    assert main([*words, "--noise", "0.01"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("move: ") and told.rstrip().endswith(", noise 0.01")

@@ -26,7 +26,7 @@ PYTHON = Path(sys.executable)
 def rollout(task, index=0, policy="builtin:expert", **changes):
     episode = Benchmark().episodes("eval", task, index + 1)[index].to_dict()
     job = {"kind": "rollout", "id": f"{task}/{index}", "episode": episode, "control": None, "other": None}
-    job |= {"instruction": "go", "policy": policy, "execute": 1, "video": False, "assume_spec": False}
+    job |= {"instruction": "go", "policy": policy, "execute": 1, "seed": 0, "video": False, "assume_spec": False}
     return job | changes
 
 

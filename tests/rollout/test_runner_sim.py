@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,20 +43,30 @@ class Jitter(FakePolicy):
 
     def act(self, observations: Sequence[Observation], tokens: int | None, precision: str = "fp32") -> np.ndarray:
         self.batches.append(list(observations))
-        seeds = [hashlib.sha256(o.images["corner2"].tobytes()).digest()[:8] for o in observations]
+        seeds = [self.drawn(o).digest()[:8] for o in observations]
         moves = [np.random.default_rng(int.from_bytes(s)).normal(0, 0.5, (4, 4)).clip(-1, 1) for s in seeds]
         return np.stack(moves).astype(np.float32)
 
     def seen(self) -> Counter[str]:
         """Pictures of real requests, each once per request (padding repeats the first of its batch)."""
         requests = [{id(o): o for o in batch}.values() for batch in self.batches[1:]]
-        return Counter(hashlib.sha256(o.images["corner2"].tobytes()).hexdigest() for batch in requests for o in batch)
+        return Counter(self.drawn(o).hexdigest() for batch in requests for o in batch)
+
+    def drawn(self, observation: Observation) -> Any:
+        return hashlib.sha256(observation.images["corner2"].tobytes() + observation.noise.to_bytes(8, "big"))
 
 
-def test_rows_and_trajectories_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+class Drawing(Jitter):
+    """And of the noise that the worker sends."""
+
+    noisy = True
+
+
+@pytest.mark.parametrize("kind", [Jitter, Drawing])
+def test_rows_and_trajectories_do_not_depend_on_the_number_of_workers(tmp_path: Path, kind: type[Jitter]) -> None:
     seen = []
     for workers in (1, 3):
-        policy = Jitter()
+        policy = kind()
         out = tmp_path / str(workers)
         changes = {"episodes": 2, "control_episodes": 1, "controls": [None, "image-other"], "workers": workers}
         evaluate(configured(out, "jitter", **changes), policy, progress=False)
@@ -65,6 +76,8 @@ def test_rows_and_trajectories_do_not_depend_on_the_number_of_workers(tmp_path: 
     assert len(timeless(tmp_path / "1")) == 6
     assert seen[0] == seen[1], "every picture that the policy was shown is the same"
     assert len(seen[0]) > 200
+    noises = {o.noise for batch in policy.batches[1:] for o in batch}
+    assert noises == {0} if kind is Jitter else len(noises) > 200
 
 
 SCRIPT = """

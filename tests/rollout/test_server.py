@@ -68,6 +68,24 @@ def test_state_and_pictures_of_another_size_reach_the_policy() -> None:
     assert policy.batches[1][0].state is not None and policy.batches[1][0].state.dtype == np.float32
 
 
+def test_only_a_policy_that_draws_is_told_its_noise() -> None:
+    policy = FakePolicy()
+    policy.noisy = True
+    with PolicyServer(policy, 2, 20) as server, PolicyClient(server.uri, LONG) as client:
+        assert client.metadata["observation"]["noise"] == {"key": "vlm4vla/noise"}
+        for noise in (7, 2**63 - 1, np.int64(5)):
+            client.infer(request() | {"vlm4vla/noise": noise})
+        client.infer(request())  # a client of openpi's does not know of it
+        for wrong in (-1, 2**63, 1.5, True, "7"):
+            with pytest.raises(ServerError, match="not a whole number from 0 to 2"):
+                client.infer(request() | {"vlm4vla/noise": wrong})
+    assert [[o.noise for o in batch] for batch in policy.batches[1:]] == [[7] * 2, [2**63 - 1] * 2, [5] * 2, [0] * 2]
+    with PolicyServer(FakePolicy(), 2, 20) as server, PolicyClient(server.uri, LONG) as client:
+        assert "noise" not in client.metadata["observation"]
+        with pytest.raises(ServerError, match=r"not known here \['vlm4vla/noise'\]"):
+            client.infer(request() | {"vlm4vla/noise": 7})
+
+
 def test_without_a_length_the_server_keeps_one_that_it_tells() -> None:
     policy = FakePolicy()  # "go" has 11 tokens
     with PolicyServer(policy, 1, None) as server, PolicyClient(server.uri, LONG) as client:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlm4vla.rollout.video import enlarged, write_mp4
-from vlm4vla.types import UserError
+from vlm4vla.types import RunFailed
 
 
 def moving_square(count: int = 12, height: int = 33, width: int = 48) -> np.ndarray:
@@ -49,6 +49,6 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(UserError, match=r"Cannot write .*a\.mp4: the disk is full"):
+    with pytest.raises(RunFailed, match=r"Cannot write .*a\.mp4: the disk is full"):
         write_mp4(tmp_path / "a.mp4", moving_square(), 10)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from audited import Runs, overridden, study
 
 from vlm4vla import records
 from vlm4vla.cli.main import main
-from vlm4vla.report import folder, view
+from vlm4vla.report import audited, folder
 from vlm4vla.study import cells
 from vlm4vla.types import UserError
 
@@ -272,7 +272,8 @@ def test_the_report_shows_faults_first_then_what_is_native_even_where_it_is_equa
     runs = Runs(study("--waived", "{recorded.commit: a sentence was mended}"))
     runs.edit("trained", "b", both(lambda record: record.update(commit="d"), fact(chunk=4)))
     read = folder.Audit.model_validate_json(json.dumps(runs.audit()))
-    lines = [view._audit_line(row, ["a", "b"], read.factor) for row in read.rows]
+    columns = [audited.Column(arm, arm, ((arm, arm),)) for arm in ("a", "b")]
+    lines = [audited.audit_line(row, columns, read.factor) for row in read.rows]
     verdicts = {line.setting: line.verdict for line in lines}
     assert verdicts["recorded.chunk"] == "fault" and verdicts["recorded.prompt"] == "native"
     waived = next(line for line in lines if line.setting == "recorded.commit")

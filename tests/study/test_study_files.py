@@ -54,7 +54,8 @@ def evaluations(study: StudyConfig) -> Iterator[EvalConfig]:
 def test_a_twin_has_families_and_training_runs_enough_for_a_claim(file: Path) -> None:
     study = configs.load(StudyConfig, file)
     families = {cells.recipe(study, arm).policy.backbone.family for arm in study.arms}
-    assert len(families) >= (2 if "within each" in study.factor else 4)
+    # The claim of the probes is about the benchmark, not about families.
+    assert len(families) >= (2 if "within each" in study.factor or "never hears" in study.factor else 4)
     assert len(study.seeds) >= 3 and study.name == f"tiny_{file.stem}"
     assert list(STUDIES.glob(f"{file.stem}_*.yaml")), "a twin of nothing"
 

@@ -50,10 +50,12 @@ def test_refusals(arms: dict, word: str) -> None:
 
 
 def test_chains_know_their_initial_state() -> None:
-    chain = [r.model_copy(update={"completed": k}) for k, r in enumerate(rows("a1", {"chain": [True] * 3}))]
-    lengths, states = chain_lengths(chain, "a", {0: 5, 1: 6, 2: 5})
-    assert lengths.tolist() == [0, 1, 2] and states.tolist() == [5, 6, 5]
+    made = rows("a1", {"chain": [True] * 3})
+    chain = [r.model_copy(update={"completed": k, "subtasks": 3}) for k, r in enumerate(made)]
+    told = [r.model_copy(update={"initial_state": state}) for r, state in zip(chain, (5, 6, 5), strict=True)]
+    lengths, states, longest = chain_lengths(told, "a")
+    assert (lengths.tolist(), states.tolist(), longest) == ([0, 1, 2], [5, 6, 5], 3)
     with pytest.raises(UserError, match="1 episodes of 'a' are no chains or have no initial state"):
-        chain_lengths(chain, "a", {0: 5, 1: 6})
+        chain_lengths([*told[:2], chain[2]], "a")
     with pytest.raises(UserError, match="5 episodes of 'a' are no chains"):
-        chain_lengths(A1, "a", {k: k for k in range(3)})
+        chain_lengths(A1, "a")

@@ -29,6 +29,7 @@ def test_a_folder_becomes_a_policy_that_learns_and_reloads(family: str, preset: 
     generator = torch.Generator().manual_seed(3)
     batch["actions"] = torch.rand(2, 4, policy.action_spec.size, generator=generator) * 2 - 1
     batch["mask"] = torch.ones(2, 4, dtype=torch.bool)
+    batch["noise"] = torch.zeros(2, dtype=torch.int64)
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-3)
     torch.manual_seed(0)  # Kosmos-2 drops out in training

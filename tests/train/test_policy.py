@@ -14,7 +14,7 @@ from vlm4vla import policy_folder
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.policy import Facts, Policy
 from vlm4vla.schemas import NormalizerConfig, PolicyConfig
-from vlm4vla.types import Observation, UserError
+from vlm4vla.types import Observation, RunFailed, UserError
 
 
 def make(proprioception: bool = False, queries: int = 1) -> Policy:
@@ -115,7 +115,7 @@ def test_a_save_that_fails_leaves_the_earlier_policy_whole(tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(policy_folder, "save_file", full)
-    with pytest.raises(UserError, match="the disk is full"):
+    with pytest.raises(RunFailed, match="the disk is full"):
         make(queries=2).save_pretrained(tmp_path / "policy")
     assert {f.name: f.read_bytes() for f in (tmp_path / "policy").iterdir()} == before
     assert [f.name for f in tmp_path.iterdir()] == ["policy"]

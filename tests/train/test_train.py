@@ -143,6 +143,31 @@ def test_schedules() -> None:
     assert 0 < schedule.rate(cosine, 9, 10) < 0.03
 
 
+def test_the_vlm_may_learn_at_a_rate_of_its_own(store: Path, tmp_path: Path) -> None:
+    slow = {"lr": 5e-4, "warmup_steps": 2, "clip_norm": 0.0, "vlm_lr_scale": 1e-6}
+    config = train_config(store, tmp_path / "slow", steps=3, optimizer=slow)
+    record = run.train(config)
+    assert record.facts["learning_rate"] == [5e-4, 5e-10] and record.facts["weight_decay"] == [0.0]
+    _, fresh = run.objective_of(config, Mixture.open(config.data.sources))
+    start, end = fresh.state_dict(), weights(config.out)
+    moved = {name: float((end[name] - start[name]).abs().max()) for name in end}
+    assert max(far for name, far in moved.items() if name.startswith("backbone.")) < 1e-7
+    assert min(far for name, far in moved.items() if not name.startswith("backbone.")) > 1e-5
+    one, none = ({"lr": 5e-4, "warmup_steps": 2} | more for more in ({"vlm_lr_scale": 1.0}, {}))
+    for name, optimizer in (("one", one), ("none", none)):
+        run.train(train_config(store, tmp_path / name / "train", steps=2, optimizer=optimizer))
+    assert equal(tmp_path / "one" / "train", tmp_path / "none" / "train")
+
+
+def test_a_rate_for_a_frozen_vlm_is_refused_and_no_rate_is_no_setting(store: Path, tmp_path: Path) -> None:
+    frozen = ["vision", "connector", "language", "embedding"]
+    with pytest.raises(ValueError, match="four groups are all frozen"):
+        train_config(store, tmp_path, freeze=frozen, optimizer={"lr": 1e-3, "vlm_lr_scale": 0.1})
+    plain = configs.to_dict(OptimizerConfig(lr=1e-3))
+    assert "vlm_lr_scale" not in plain, "runs are named after their settings, and theirs had no such"
+    assert configs.to_dict(OptimizerConfig(lr=1e-3, vlm_lr_scale=0.5)) == plain | {"vlm_lr_scale": 0.5}
+
+
 @pytest.mark.parametrize("steps", [2, 4])  # the policy's weights, or a checkpoint, are what does not fit
 def test_a_full_disk_is_a_sentence_and_nothing_is_lost(store: Path, tmp_path: Path, steps: int) -> None:
     file = tmp_path / "train.yaml"

@@ -29,6 +29,7 @@ class ShuffleProcessor(PlaneProcessor):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     image_token = IMAGE
+    answer_opening = " "
     opening: ClassVar[str]
     """The special token at the beginning of every prompt."""
     view: ClassVar[Piece]

@@ -57,6 +57,8 @@ class BackboneFamily(ABC):
     vision_in_paper: ClassVar[tuple[Group, ...]] = ("vision",)
     """The groups that "frozen vision" froze in the paper's code."""
     attention: ClassVar[AttentionKind] = "causal"
+    hears: ClassVar[bool] = True
+    """Whether the instruction reaches the model. A family that says no is a probe of what can be done without it."""
 
     def group_of(self, name: str) -> Group:
         for prefix, group in self.parameter_groups:

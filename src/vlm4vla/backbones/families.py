@@ -18,9 +18,14 @@ def family(name: str) -> BackboneFamily:
     return found
 
 
+def every() -> list[BackboneFamily]:
+    """All families. One may bring a model of its own: the library knows its type when the file has been imported."""
+    return [family(name) for name in registry.names("backbones")]
+
+
 def family_of(model_type: str, checkpoint: str) -> BackboneFamily:
     """The family that runs a ``model_type``; refuses one that nobody runs."""
-    families = [family(name) for name in registry.names("backbones")]
+    families = every()
     for one in families:
         if model_type in one.model_types:
             return one

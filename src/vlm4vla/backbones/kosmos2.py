@@ -27,6 +27,7 @@ class Kosmos2Processor(PlaneProcessor):
     mean = (0.48145466, 0.4578275, 0.40821073)
     std = (0.26862954, 0.26130258, 0.27577711)
     image_token = SLOT
+    answer_opening = " "
     # Every row of the published embedding has a token, so the query's place is marked by another such tag.
     spare_tokens = ("</chunk>",)
 

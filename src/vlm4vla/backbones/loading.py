@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerBase,
@@ -27,7 +29,8 @@ from vlm4vla.backbones.processor import Processor
 from vlm4vla.schemas import BackboneConfig
 from vlm4vla.types import UserError, refuse
 
-_LEFT_OUT = ("lm_head.weight", "lm_head.bias", "position_ids", "inv_freq", "embed_positions.weights")
+_HEAD = ("lm_head.weight", "lm_head.bias")
+_LEFT_OUT = (*_HEAD, "position_ids", "inv_freq", "embed_positions.weights")
 """Ends of the names of what published checkpoints hold and a base model makes itself or does not have."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -90,6 +93,26 @@ def load_saved(config: BackboneConfig, folder: Path, queries: int, weights: Mapp
         )
     _check_keys(str(folder), found)
     return Backbone(of, config, model, processor)
+
+
+def load_whole(config: BackboneConfig) -> tuple[BackboneFamily, torch.nn.Module, Processor]:
+    """A pretrained VLM with its language head, as the library publishes it, and a processor without queries.
+
+    Refuses what cannot speak: a checkpoint without its head, a family that the library has no such model for.
+    """
+    assert config.init == "pretrained", "random weights know no answers"
+    of = family(config.family)
+    model_config = read_config(config.checkpoint, config.revision)
+    config = config.model_copy(update={"revision": commit_of(model_config) or config.revision})
+    processor = _processor(of, config, model_config, read_tokenizer(config.checkpoint, config.revision), 0)
+    if not of.hears or type(model_config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise refuse(
+            f"There is no model of type {model_config.model_type!r} that reads and writes text",
+            possible="a VLM that transformers runs as image-text-to-text",
+            todo="Give its scores in a file, measured elsewhere.",
+        )
+    _check_pixels(config, processor)
+    return of, _pretrained(of, config, model_config, AutoModelForImageTextToText), processor
 
 
 def read_config(checkpoint: str, revision: str | None = None) -> PretrainedConfig:
@@ -159,7 +182,9 @@ def _scratch(of: BackboneFamily, config: BackboneConfig, model_config: Pretraine
     return model
 
 
-def _pretrained(of: BackboneFamily, config: BackboneConfig, model_config: PretrainedConfig) -> torch.nn.Module:
+def _pretrained(
+    of: BackboneFamily, config: BackboneConfig, model_config: PretrainedConfig, kind: Any = AutoModel
+) -> torch.nn.Module:
     if getattr(model_config, "quantization_config", None) is not None:
         raise refuse(
             f"{config.checkpoint!r} is quantised, and cannot be trained as it is",
@@ -167,7 +192,7 @@ def _pretrained(of: BackboneFamily, config: BackboneConfig, model_config: Pretra
             todo="Take the unquantised checkpoint.",
         )
     with _told(config.checkpoint):
-        loaded, found = AutoModel.from_pretrained(
+        loaded, found = kind.from_pretrained(
             config.checkpoint,
             revision=_revision(config),
             dtype=DTYPES[config.dtype],
@@ -192,6 +217,12 @@ def _check_keys(checkpoint: str, found: Mapping[str, Any]) -> None:
             todo="Take the config.json that belongs to these weights.",
         )
     absent = sorted(found["missing_keys"])
+    if absent and all(key.endswith(_HEAD) for key in absent):
+        raise refuse(
+            f"{checkpoint!r} has no language head, so it cannot answer",
+            possible="the whole published checkpoint; a base model or a policy has lost its head",
+            todo="Give the checkpoint that this one was made from.",
+        )
     if absent:
         raise refuse(
             f"{checkpoint!r} lacks {len(absent)} of the model's weights, the first: {absent[0]}",

@@ -42,6 +42,8 @@ class Processor(ABC):
     """The token that stands where the features of a picture go."""
     spare_tokens: ClassVar[tuple[str, ...]] = ()
     """Special tokens that no prompt contains; the query takes one where every row of the embedding has a token."""
+    answer_opening: ClassVar[str] = ""
+    """What stands between the end of the prompt and an answer in the family's own dialogues: a space, or nothing."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, config: BackboneConfig, model_config: PretrainedConfig, queries: int
@@ -102,6 +104,10 @@ class Processor(ABC):
         if not instruction.strip():
             raise refuse("The instruction is empty", possible="a sentence such as 'open the drawer'", todo="Give one.")
         return self.config.prompt.replace("{instruction}", instruction.strip())
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of an answer as the model would write it after the prompt, without the token that ends it."""
+        return self._encode(Piece(self.answer_opening + text))
 
     def pad(self, samples: Sequence[Inputs], length: int, side: Side) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` (B, T)."""

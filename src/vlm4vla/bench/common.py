@@ -7,8 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from vlm4vla.types import SPLITS, CameraSpec, EpisodeSpec, Split, refuse
+from vlm4vla.types import SPLITS, CameraShift, CameraSpec, EpisodeSpec, Split, refuse
+
+Array = npt.NDArray[np.float64]
 
 
 def start_seed(entropy: int, split: Split, task: str, index: int) -> int:
@@ -47,6 +50,22 @@ def chosen_cameras(names: Collection[str], all_cameras: Sequence[CameraSpec]) ->
         if name not in known:
             raise refuse(f"There is no camera {name!r}", given=name, possible=known, todo="Use one of these.")
     return tuple(camera for camera in all_cameras if camera.name in names)
+
+
+def moved(position: Array, axes: Array, shift: CameraShift) -> tuple[Array, Array]:
+    """A camera's place (3,) and axes (3, 3) after ``shift``: columns to the right, up and towards the viewer."""
+    return position + axes @ np.array(shift.translation), axes @ rotation(shift)
+
+
+def rotation(shift: CameraShift) -> Array:
+    """(3, 3) of the shift's rotation vector, by Rodrigues' formula."""
+    vector = np.array(shift.rotation)
+    angle = float(np.linalg.norm(vector))
+    if angle == 0.0:
+        return np.eye(3)
+    x, y, z = vector / angle
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross)
 
 
 def must_be_of(task: str, episode: EpisodeSpec) -> None:

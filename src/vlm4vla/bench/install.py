@@ -10,6 +10,9 @@ for, such as ``3.11 3.12``) and ``requirements-no-deps.txt`` (packages whose own
 they are wrong or enormous; it counts as a part of the requirements). What else it needs once the packages are there,
 ``prepare(python, log)`` in its ``prepare.py`` brings (standard library only, run in the main environment), and
 ``missing(python)`` there says what the system lacks.
+
+Tools that are no benchmarks get their environments in the same way: their folders are in ``TOOLS``, and
+``imports.txt`` there names the modules that must load.
 """
 
 import errno
@@ -32,6 +35,7 @@ from vlm4vla.types import UserError, refuse
 Log = Callable[[str], None]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+TOOLS = _PACKAGE / "study" / "environments"
 _ANSWER = "smoke test: "  # what stands after it is ours; simulators print too
 _REFUSED = 3
 _SMOKE = """
@@ -45,6 +49,12 @@ except UserError as error:
     answer, status = error, int(sys.argv[3])
 print(sys.argv[4] + str(answer))
 sys.exit(status)
+"""
+_LOADS = """
+import importlib, importlib.metadata, sys
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+print(sys.argv[1] + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sys.argv[2:]))
 """
 _PIP_DONE, _WHOLE = "pip.json", "stamp.json"
 _NO_DEPS = "requirements-no-deps.txt"
@@ -165,12 +175,16 @@ def _preparation(name: str) -> ModuleType | None:
 def _smoke_test(name: str, lock: int) -> str:
     """Versions of the simulator as it starts in its environment; what it refuses is refused here in its own words."""
     words = [str(_python(name)), "-I", "-c", _SMOKE, str(link_folder()), name, str(_REFUSED), _ANSWER]
+    modules = folder_of(name) / "imports.txt"
+    if modules.is_file():
+        words = [str(_python(name)), "-I", "-c", _LOADS, _ANSWER, *modules.read_text().split()]
     done = _call(words, lock)
     answer = done.stdout.rpartition(_ANSWER)[2].strip()
     if done.returncode == _REFUSED and answer:
         raise UserError(answer)
     todo = f"Mend that, run it again. If that does not help, delete {_env(name)} first."
-    _check(done, "The simulator does not start in its new environment", todo)
+    what = "What was installed does not load" if modules.is_file() else "The simulator does not start"
+    _check(done, f"{what} in its new environment", todo)
     return answer
 
 
@@ -193,7 +207,9 @@ def _write_stamp(name: str, stamp: str) -> None:
 
 
 def folder_of(name: str) -> Path:
-    """The benchmark's folder, of this package or of another distribution."""
+    """The benchmark's folder, of this package or of another distribution; or a tool's."""
+    if (TOOLS / name / "requirements.txt").is_file():
+        return TOOLS / name
     path = registry.find("bench", name).__file__
     assert path is not None
     folder = Path(path).resolve().parent

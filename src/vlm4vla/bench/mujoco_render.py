@@ -6,13 +6,14 @@ s; this one draws any model of the same task, and is closed by hand. For simulat
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from vlm4vla.bench import mujoco_backend
-from vlm4vla.types import Image, refuse
+from vlm4vla.bench import common, mujoco_backend
+from vlm4vla.types import CameraShift, Image, refuse
 
 BACKEND = mujoco_backend.choose()
 
@@ -72,16 +73,20 @@ class PictureMaker:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
-    def draw(self, model: Any, data: Any, camera: str, height: int, width: int) -> Image:
+    def draw(
+        self, model: Any, data: Any, camera: str, height: int, width: int, shift: CameraShift | None = None
+    ) -> Image:
         """Picture (height, width, 3) of the current state, its rows from the bottom up, as OpenGL has them.
 
+        ``shift`` moves the camera for this picture alone, from where its body has carried it.
         Raises RuntimeError when nothing could be read back. MuJoCo says nothing then and leaves the array as it was:
         its own Renderer returns leftovers of earlier pictures (mirrored ones, other tasks').
         """
         self._gl.make_current()
         self._camera.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA.value, camera)
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(model, data, self.option, None, self._camera, everything, self._scene)
+        with _shifted(data, self._camera.fixedcamid, shift):
+            mujoco.mjv_updateScene(model, data, self.option, None, self._camera, everything, self._scene)
         rectangle = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(rectangle, self._scene, self._context)
         pixels = np.zeros((height, width, 3), np.uint8)
@@ -94,3 +99,22 @@ class PictureMaker:
         self._gl.make_current()
         self._context.free()
         self._gl.free()
+
+
+@contextmanager
+def _shifted(data: Any, camera: int, shift: CameraShift | None) -> Iterator[None]:
+    """Inside the block the camera stands where ``shift`` puts it.
+
+    Its computed place is changed, not the model: that would be seen only after bodies are brought up to date, which
+    changes what the solver starts from. The physics never reads this place.
+    """
+    if shift is None:
+        yield
+        return
+    place, axes = data.cam_xpos[camera].copy(), data.cam_xmat[camera].copy()
+    there, turned = common.moved(place, axes.reshape(3, 3), shift)
+    data.cam_xpos[camera], data.cam_xmat[camera] = there, turned.ravel()
+    try:
+        yield
+    finally:
+        data.cam_xpos[camera], data.cam_xmat[camera] = place, axes

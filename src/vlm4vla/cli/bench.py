@@ -49,6 +49,9 @@ def declare(verbs: Any) -> None:
     expert.add_argument("--episodes", type=int, default=40, help="starts per task")
     expert.add_argument("--split", choices=("train", "dev", "eval"), default="train")
     expert.add_argument("--first", type=int, default=0, help="number of the first start, to leave out those tuned on")
+    expert.add_argument(
+        "--noise", type=float, default=0.0, help="sd of the noise that demonstrations are recorded with"
+    )
     expert.add_argument("--workers", type=int, default=2)
     expert.add_argument("--json", action="store_true")
     text = "demonstrations of the scripted expert, as a data set"
@@ -144,7 +147,8 @@ def _bench_ceiling(a: argparse.Namespace, _rest: list[str]) -> int:
 def _bench_expert(a: argparse.Namespace, _rest: list[str]) -> int:
     from vlm4vla.rollout import expert
 
-    lines = expert.measure(expert.Trial(a.name, tuple(a.tasks), a.split, a.first, a.episodes, a.workers), say)
+    what = expert.Trial(a.name, tuple(a.tasks), a.split, a.first, a.episodes, a.workers, a.noise)
+    lines = expert.measure(what, say)
     print_lines(lines, a.json, expert.sentence)
     return 0
 

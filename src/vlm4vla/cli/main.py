@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm4vla.cli import bench, data, model, study
+from vlm4vla.cli import bench, data, model, scores, study
 from vlm4vla.cli.common import Handler, add_verb, print_json, say
 from vlm4vla.processes import die_with_parent
 from vlm4vla.types import RunFailed, UserError
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb")
     doctor = add_verb(verbs, "doctor", _doctor, "what this machine has, what is missing, what to do")
     doctor.add_argument("--json", action="store_true")
-    for room in (model, data, bench, study):
+    for room in (model, data, bench, study, scores):
         room.declare(verbs)
     return parser
 

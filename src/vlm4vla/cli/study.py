@@ -31,7 +31,9 @@ def declare(verbs: Any) -> None:
     run = add_verb(group, "run", _study_run, "run or resume a study", overrides=True)
     run.add_argument("study", type=Path)
     run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--jobs", type=int, default=None, help="policies at a time; default: cores / train.threads")
+    run.add_argument("--jobs", type=int, default=None, help="policies at a time; default: as many as the cores carry")
+    run.add_argument("--on", choices=("local", "ray"), default="local", help="processes of this machine, or Ray")
+    run.add_argument("--ray-address", default=None, help="a cluster's HOST:PORT, or auto; default: Ray is started here")
     power = add_verb(group, "power", _study_power, "how many training runs a claim about recipes needs")
     power.add_argument("--difference", type=float, required=True, help="to be found, in points")
     power.add_argument("--retrain-sd", type=float, default=4.0, help="SD over retraining in points; published: 1 to 11")
@@ -97,10 +99,21 @@ def _study_run(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla.schemas import StudyConfig
     from vlm4vla.study.run import Study
 
+    if a.on == "local" and a.ray_address is not None:
+        raise refuse("--ray-address needs --on ray", possible="--on ray --ray-address HOST:PORT", todo="Add --on ray.")
     words = ["vlm4vla", "study", "run", str(a.study), "--out", str(a.out), *rest]
     study = Study(config.load(StudyConfig, a.study, rest), a.out, say, a.jobs, shlex.join(words))
     already = study.finished()
-    study.run()
+    if already or a.on == "local":
+        study.run()
+    else:
+        from vlm4vla.study import on_ray
+
+        study.check()
+        with on_ray.connected(a.ray_address, study.out) as cluster:
+            study.jobs = cluster.jobs(study.config.train.threads, a.jobs)
+            study.run_cells = cluster.run_cells
+            study.run()
     say(f"{'Already done, nothing to run' if already else 'Done'}. The report: {a.out / 'report' / 'index.html'}")
     return 0
 

@@ -1,6 +1,6 @@
 """Samples: one frame, what was seen before it, and the chunk of actions from it on.
 
-Everything is a function of numbers: the order of (seed, place), see ``order.py``; the augmentation of a sample of
+Everything is a function of numbers: the order of (seed, place), see ``order.py``; augmentation and noise of a sample of
 (seed, epoch, index). So the state of the loader is one integer, the step, whatever the number of loader processes.
 """
 
@@ -16,7 +16,7 @@ from vlm4vla.data.order import Order
 from vlm4vla.schemas import AugmentConfig
 from vlm4vla.types import Image, Vector, camera_and_age, refuse, view_names
 
-_AUGMENT = 2  # first word of the seed; order.py takes others
+_AUGMENT, _NOISE = 2, 4  # first words of the seeds; order.py takes others
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Sample:
 
     ``images`` (H, W, 3) uint8 after augmentation, by the names of ``types.view_names``; ``state`` (S,) float32 or None;
     ``actions`` (H, A) float32 in raw units; ``mask`` (H,) bool: False, and zero actions, for steps after the end of the
-    episode.
+    episode; ``noise`` (0 to 2**63 - 1): seed of what the head draws for it, if anything.
     """
 
     images: Mapping[str, Image]
@@ -33,6 +33,7 @@ class Sample:
     state: Vector | None
     actions: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
+    noise: int = 0
 
 
 class Samples:
@@ -84,10 +85,12 @@ class Samples:
         valid = min(self.chunk, episode.stop - i)
         actions = np.zeros((self.chunk, store.action_spec.size), np.float32)
         actions[:valid] = store.actions[i : i + valid]
+        noise = np.random.SeedSequence([_NOISE, self.seed, epoch, index]).generate_state(1, np.uint64)[0]
         return Sample(
             images=images,
             instruction=episode.instruction,
             state=store.states[i].copy() if store.states is not None else None,
             actions=actions,
             mask=np.arange(self.chunk) < valid,
+            noise=int(noise >> 1),
         )

@@ -5,15 +5,16 @@ tanh, the gripper branch in logits. All linear layers Xavier-uniform, biases zer
 binary cross-entropy on the gripper (1 = open), each the mean over valid steps and dimensions.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vlm4vla.head_settings import HeadConfig
 from vlm4vla.heads.base import ActionHead, HeadLoss
-from vlm4vla.schemas import HeadConfig
 from vlm4vla.types import ActionSpec
 
 
@@ -31,7 +32,8 @@ class Head(ActionHead):
     """See the module docstring. With Q > 1 queries their readouts are concatenated before the trunk."""
 
     def __init__(self, config: HeadConfig, width: int, queries: int, chunk: int, spec: ActionSpec) -> None:
-        super().__init__(config, width, queries, chunk, spec)
+        super().__init__(width, queries, chunk, spec)
+        self.config = config
         d = width * queries
         self.trunk = _mlp(d, d // 2, 1024, final=nn.Identity())
         self.arm_branch = _mlp(1024, 1024, 512, 256, chunk * len(self.arm), final=nn.Tanh())
@@ -52,6 +54,7 @@ class Head(ActionHead):
         readout_BQD: Float[Tensor, "B Q D"],
         actions_BHA: Float[Tensor, "B H A"],
         mask_BH: Bool[Tensor, "B H"],
+        seeds_B: Int64[Tensor, " B"],  # noqa: ARG002 (nothing is drawn)
     ) -> HeadLoss:
         arm, gripper = self(readout_BQD)
         arm_loss = F.huber_loss(
@@ -67,7 +70,11 @@ class Head(ActionHead):
         return HeadLoss(total, parts)
 
     @torch.no_grad()
-    def sample(self, readout_BQD: Float[Tensor, "B Q D"]) -> Float[Tensor, "B H A"]:
+    def sample(
+        self,
+        readout_BQD: Float[Tensor, "B Q D"],
+        seeds: Sequence[int],  # noqa: ARG002 (nothing is drawn)
+    ) -> Float[Tensor, "B H A"]:
         arm, gripper = self(readout_BQD)
         out = torch.empty((*arm.shape[:2], self.size), dtype=torch.float32, device=arm.device)
         out[..., self.arm] = arm.float()

@@ -1,4 +1,7 @@
-"""The correlation figure: a panel per benchmark, colour and shape by family, errors of both axes, the fitted line."""
+"""The correlation figure: a panel per benchmark, colour and shape by family, errors of both axes, the fitted line.
+
+Below each panel a strip of what is left of r when one family is left out, in the colour and shape of that family.
+"""
 
 import io
 import math
@@ -48,15 +51,17 @@ def figure(found: Sequence[Correlation], width: float) -> Figure:
     columns = min(len(found), 3 if width > 6 else 1)
     lines = math.ceil(len(found) / columns)
     panel = width / columns
-    made = Figure(figsize=(width, lines * min(0.85 * panel + 0.35, 2.5) + 0.55), layout="constrained")
-    grid = made.subplots(lines, columns, squeeze=False)
+    made = Figure(figsize=(width, lines * min(0.85 * panel + 0.95, 3.1) + 0.55), layout="constrained")
+    grid = made.subplots(2 * lines, columns, squeeze=False, gridspec_kw={"height_ratios": [6, 1] * lines})
+    panels, strips = list(grid[::2].flat), list(grid[1::2].flat)
     families = list(dict.fromkeys(p.family for c in found for p in c.points))
-    for axes, correlation in zip(grid.flat, found, strict=False):
+    for axes, strip, correlation in zip(panels, strips, found, strict=False):
         _panel(axes, correlation, families)
-    for axes in grid.flat[len(found) :]:
+        _strip(strip, correlation, families)
+    for axes in (*panels[len(found) :], *strips[len(found) :]):
         axes.set_visible(False)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    for axes in grid.flat[1 : len(found)]:  # a family may have no VLM in the first panel
+    handles, labels = panels[0].get_legend_handles_labels()
+    for axes in panels[1 : len(found)]:  # a family may have no VLM in the first panel
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             if label not in labels:
                 handles.append(handle)
@@ -87,13 +92,8 @@ def _panel(axes: Axes, c: Correlation, families: Sequence[str]) -> None:
         )
     ends = np.array([min(p.score for p in c.points), max(p.score for p in c.points)])
     axes.plot(ends, c.intercept + c.slope * ends, color=INK, linewidth=1.0, linestyle="--" if c.undecided else "-")
-    families_line = "" if c.family_range is None else (
-        f"\none family left out: {signed(c.family_range[0])} to {signed(c.family_range[1])}"
-    )  # fmt: skip
     axes.set_title(
-        f"{c.benchmark}\nr = {signed(c.r)} [{signed(c.low)}, {signed(c.high)}], {p_words(c.p)}{families_line}",
-        loc="left",
-        color=INK,
+        f"{c.benchmark}\nr = {signed(c.r)} [{signed(c.low)}, {signed(c.high)}], {p_words(c.p)}", loc="left", color=INK
     )
     axes.set_xlabel(c.scores)
     axes.set_ylabel(f"success, {c.unit}")
@@ -101,6 +101,22 @@ def _panel(axes: Axes, c: Correlation, families: Sequence[str]) -> None:
     axes.tick_params(length=0, labelcolor=GREY)
     axes.margins(0.06)
     _name(axes, c)
+
+
+def _strip(axes: Axes, c: Correlation, families: Sequence[str]) -> None:
+    """r and its interval as a bar, and r without each family as a marker."""
+    axes.plot([c.low, c.high], [0, 0], color=RULE, linewidth=5, solid_capstyle="butt", zorder=1)
+    axes.plot([c.r, c.r], [-1, 1], color=INK, linewidth=1.2, zorder=2)
+    for left in c.families_left_out:
+        if left.r is not None:
+            i = families.index(left.left_out)
+            axes.plot(left.r, 0, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4.5, zorder=3)
+    told = "" if c.family_range is None else f": {signed(c.family_range[0])} to {signed(c.family_range[1])}"
+    axes.set(xlim=(-1.05, 1.05), ylim=(-1.6, 1.6), yticks=[], xticks=[-1, -0.5, 0, 0.5, 1])
+    axes.set_xlabel(f"r without one family{told}")
+    axes.grid(axis="x", color=RULE, linewidth=0.5)
+    axes.tick_params(length=0, labelcolor=GREY)
+    axes.spines["left"].set_visible(False)
 
 
 def _name(axes: Axes, c: Correlation) -> None:

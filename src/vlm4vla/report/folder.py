@@ -8,15 +8,16 @@ Everything but study.json and the evaluation runs may be absent. Estimates are c
 summarise: a number that its rows do not bear out is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, ValidationError
 
-from vlm4vla.records import Comparison, EpisodeRow, Estimate, Record, RunRecord, read_all, read_one
-from vlm4vla.report.sentences import row_name
+from vlm4vla.records import Comparison, EpisodeRow, Estimate, Measure, Record, RunRecord, read_all, read_one
+from vlm4vla.report.sentences import row_name, settled
 from vlm4vla.types import refuse
 
 
@@ -88,6 +89,11 @@ class StudyFile(Record):
     wall_s: dict[str, float]
     estimate_s: float | None
 
+    @property
+    def entries(self) -> list[Arm | Reference]:
+        """Everything that was evaluated, in the order of the table."""
+        return [*self.references, *self.arms]
+
 
 class AuditRow(Record):
     """One setting over all arms; ``allowed`` only matters where it ``differs``."""
@@ -143,6 +149,8 @@ class TableRow:
     run: RunRecord
     rows: tuple[EpisodeRow, ...]
     estimates: dict[str | None, Estimate]
+    in_a_row: tuple[Estimate, ...] = ()
+    """Of chains: the rates of 1, 2, ... subtasks in a row."""
 
     @property
     def name(self) -> str:
@@ -170,17 +178,31 @@ class Study:
     audit: Audit | None
 
     @property
+    def measure(self) -> Measure:
+        """What the numbers sum up: the same in all rows, since their tasks are the same."""
+        return next((e.measure for row in self.table for e in row.estimates.values()), "success")
+
+    @cached_property
     def labels(self) -> dict[str, str]:
         """Row or recipe name to printed label, as comparisons name their sides."""
-        recipes = {a.recipe: a.recipe_label or a.recipe for a in self.file.arms if a.recipe is not None}
+        recipes = {a.recipe: settled(a.recipe_label or a.recipe) for a in self.file.arms if a.recipe is not None}
         return recipes | {row.name: row.label for row in self.table}
 
-    def title(self, comparison: Comparison) -> str:
-        """``Full fine-tuning − Vision frozen``; a policy against its own control: ``... − same with image-blank``."""
+    @cached_property
+    def lines(self) -> dict[str, TableRow]:
+        """The rows of the table by name."""
+        return {row.name: row for row in self.table}
+
+    def sides(self, comparison: Comparison) -> tuple[str, str]:
+        """Labels of both sides; a policy against its own control: ``Full fine-tuning``, ``same with image-blank``."""
         a, b = comparison.a, comparison.b
-        control = next((row.control for row in self.table if row.name == b and row.arm == a and row.control), None)
-        second = f"same with {control}" if control else self.labels.get(b, b)
-        return f"{self.labels.get(a, a)} − {second}"
+        own = b in self.lines and self.lines[b].arm == a and self.lines[b].control is not None
+        second = f"same with {self.lines[b].control}" if own else self.labels.get(b, b)
+        return self.labels.get(a, a), second
+
+    def title(self, comparison: Comparison) -> str:
+        """``Full fine-tuning − Vision frozen``."""
+        return " − ".join(self.sides(comparison))
 
 
 R = TypeVar("R", bound=Record)
@@ -198,10 +220,12 @@ def load(folder: Path) -> Study:
                 todo="Run the study again on one version; two versions are never pooled.",
             )
     table: list[TableRow] = []
-    for reference in file.references:
-        table += _table_rows(folder, reference, estimates)
-    for arm in file.arms:
-        table += _table_rows(folder, arm, estimates)
+    of_line: dict[tuple[str, str | None], list[Estimate]] = {}
+    for estimate in estimates:
+        if estimate.estimand != "E3":
+            of_line.setdefault((estimate.arm, estimate.control), []).append(estimate)
+    for entry in file.entries:
+        table += _table_rows(folder, entry, of_line)
     audit = _document(folder / "audit.json", Audit) if (folder / "audit.json").is_file() else None
     return Study(
         file=file,
@@ -252,7 +276,9 @@ def run_folder(study: Path, relative: str) -> Path:
     return study / relative
 
 
-def _table_rows(study: Path, entry: Arm | Reference, estimates: Sequence[Estimate]) -> list[TableRow]:
+def _table_rows(
+    study: Path, entry: Arm | Reference, estimates: Mapping[tuple[str, str | None], Sequence[Estimate]]
+) -> list[TableRow]:
     """The plain row first, then one row per control, in the order in which they were evaluated."""
     folder = run_folder(study, entry.eval)
     run = read_one(folder / "run.json", RunRecord)
@@ -266,11 +292,12 @@ def _table_rows(study: Path, entry: Arm | Reference, estimates: Sequence[Estimat
     out: list[TableRow] = []
     for control in sorted({row.control for row in rows}, key=lambda c: (c is not None, c or "")):
         own = tuple(row for row in rows if row.control == control)
-        mine = {e.task: e for e in estimates if (e.arm, e.control) == (entry.name, control) and e.estimand != "E3"}
-        for task, estimate in mine.items():
-            _check(estimate, [row for row in own if task is None or row.task == task], entry.name)
+        key = (entry.name, control)
+        of_line = estimates.get(key, ())
+        for estimate in of_line:
+            _check(estimate, [row for row in own if estimate.task in (None, row.task)], entry.name)
         kind: Literal["reference", "arm", "control"] = "arm" if isinstance(entry, Arm) else "reference"
-        label = entry.label if control is None else f"{entry.label} ({control})"
+        label = settled(entry.label) if control is None else f"{settled(entry.label)} ({settled(control)})"
         out.append(
             TableRow(
                 kind=kind if control is None else "control",
@@ -280,14 +307,17 @@ def _table_rows(study: Path, entry: Arm | Reference, estimates: Sequence[Estimat
                 folder=folder,
                 run=run,
                 rows=own,
-                estimates=mine,
+                estimates={e.task: e for e in of_line if e.in_a_row is None},
+                in_a_row=tuple(e for e in of_line if e.in_a_row is not None),
             )
         )
     return out
 
 
 def _check(estimate: Estimate, rows: Sequence[EpisodeRow], name: str) -> None:
-    counted = (len(rows), sum(row.success for row in rows))
+    least = estimate.in_a_row or estimate.longest
+    solved = [row.success if least is None else (row.completed or 0) >= least for row in rows]
+    counted = (len(rows), sum(solved))
     if counted != (estimate.episodes, estimate.successes):
         raise refuse(
             f"The estimate of {row_name(name, estimate.control)!r} on {estimate.task or 'all tasks'} says "

@@ -1,61 +1,13 @@
-"""What the templates print: records turned into rows of text. No markup here, and no statistics."""
+"""What the templates print beside rates: parameters, provenance, values as text. No markup, and no statistics."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlm4vla.records import Comparison, EpisodeRow, Estimate, RunRecord
-from vlm4vla.report import sentences
-from vlm4vla.report.folder import Arm, AuditRow, Study, TableRow, Training
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A rate: ``rate``, ``low`` and ``high`` in percent as text; ``anchor`` is the id of its episodes."""
-
-    rate: str
-    low: str
-    high: str
-    successes: int
-    episodes: int
-    anchor: str
-    method: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the main table."""
-
-    kind: str
-    label: str
-    cells: list[Cell | None]
-    mean: Cell | None
-    estimand: str
-    anchor: str
-
-
-@dataclass(frozen=True)
-class RecipeLine:
-    """An arm as a recipe. ``letters``: it cannot be told apart from recipes that share one."""
-
-    label: str
-    mean: Cell | None
-    seeds: int
-    letters: str
-    caution: str
-    estimand: str
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """The rows behind a line of the table, by task."""
-
-    label: str
-    anchor: str
-    run: str
-    source: str
-    tasks: list[tuple[str, str, list[EpisodeRow]]]  # task, anchor, rows
+from vlm4vla.records import ParameterCount, RunRecord
+from vlm4vla.report.folder import Study, Training
 
 
 @dataclass(frozen=True)
@@ -72,50 +24,6 @@ class ParameterLine:
     is_sum: bool
 
 
-@dataclass(frozen=True)
-class AuditLine:
-    """One setting: the printed value per arm, and the verdict: fault, factor, allowed, native, declared, equal."""
-
-    setting: str
-    values: list[str]
-    verdict: str
-    reason: str
-
-
-GROUPS = (("reference", "References"), ("arm", "Arms"), ("control", "Controls (evaluation only)"))
-
-
-def table(study: Study) -> list[tuple[str, list[Line]]]:
-    """The main table in its groups: references, arms, controls."""
-    out: list[tuple[str, list[Line]]] = []
-    for kind, title in GROUPS:
-        lines = [_line(study, i, row) for i, row in enumerate(study.table) if row.kind == kind]
-        if lines:
-            out.append((title, lines))
-    return out
-
-
-def _line(study: Study, index: int, row: TableRow) -> Line:
-    cells = [_cell(row.estimates.get(t), f"rows-{index}-{k}") for k, t in enumerate(study.file.tasks)]
-    mean = row.estimates.get(None)
-    estimand = mean.estimand if mean is not None else ""
-    return Line(row.kind, row.label, cells, _cell(mean, f"rows-{index}"), estimand, f"rows-{index}")
-
-
-def _cell(estimate: Estimate | None, anchor: str) -> Cell | None:
-    if estimate is None:
-        return None
-    return Cell(
-        sentences.percent(estimate.rate),
-        sentences.percent(estimate.low),
-        sentences.percent(estimate.high),
-        estimate.successes,
-        estimate.episodes,
-        anchor,
-        estimate.method,
-    )
-
-
 def arms(study: Study) -> str:
     """``2 arms``, or ``2 arms, 3 training runs each``."""
     names = {arm.recipe or arm.name for arm in study.file.arms}
@@ -124,118 +32,38 @@ def arms(study: Study) -> str:
     return text if runs == 1 else f"{text}, {runs} training runs each"
 
 
-def recipes(study: Study) -> list[RecipeLine]:
-    """The arms as recipes, best first."""
-    found = sorted(study.recipes, key=lambda e: -e.rate)
-    first = {arm.recipe: f"rows-{i}" for i, arm in reversed(list(_places(study)))}
-    return [
-        RecipeLine(
-            study.labels.get(e.arm, e.arm),
-            _cell(e, first[e.arm]),
-            e.seeds or 0,
-            e.letters or "",
-            e.caution or "",
-            e.estimand,
-        )
-        for e in found
-    ]
+def parameters(study: Study) -> list[ParameterLine]:
+    """Per arm and group: total = reused + new = frozen + trainable; a sum line closes each arm.
 
-
-def _places(study: Study) -> Iterator[tuple[int, Arm]]:
-    """Index in the table, and entry, of every checkpoint without a control."""
-    entries = {arm.name: arm for arm in study.file.arms}
-    return ((i, entries[row.arm]) for i, row in enumerate(study.table) if row.kind == "arm")
-
-
-def episodes(study: Study) -> list[Episodes]:
-    """Every row of the study, grouped as the main table's lines and cells are."""
-    out: list[Episodes] = []
-    folders = {e.name: e.eval for e in study.file.references} | {e.name: e.eval for e in study.file.arms}
-    for i, row in enumerate(study.table):
-        names = [*study.file.tasks, *sorted({r.task for r in row.rows} - set(study.file.tasks))]
-        tasks = [
-            (task, f"rows-{i}-{k}", sorted((r for r in row.rows if r.task == task), key=lambda r: r.episode))
-            for k, task in enumerate(names)
-        ]
-        tasks = [entry for entry in tasks if entry[2]]
-        out.append(Episodes(row.label, f"rows-{i}", row.run.run, f"{folders[row.arm]}/rows.jsonl", tasks))
-    return out
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer in plain sentences: the verdicts first, then what they stand on."""
-
-    verdicts: list[str]
-    scope: list[str]
-    rates: list[str]
-    scale: list[str]
-    controls: list[str]
-
-
-def answer(study: Study) -> Answer:
-    """Sentences on arms, their differences, floor and ceiling, and controls, from the recorded numbers."""
-    controls = {row.name for row in study.table if row.kind == "control"}
-    labels = study.labels
-    references = {row.name for row in study.table if row.kind == "reference"}
-    of_arms = [c for c in study.comparisons if not {c.a, c.b} & (controls | references)]
-    of_references = [c for c in study.comparisons if {c.a, c.b} & references]
-    of_controls = [c for c in study.comparisons if {c.a, c.b} & controls]
-
-    def verdict(c: Comparison) -> str:
-        return sentences.difference_sentence(c, labels.get(c.a, c.a), labels.get(c.b, c.b))
-
-    def rates(kind: str) -> list[str]:
-        rows = [r for r in study.table if r.kind == kind and None in r.estimates]
-        return [sentences.rate_sentence(r.label, r.estimates[None]) for r in rows]
-
-    retrained = [sentences.rate_sentence(labels.get(e.arm, e.arm), e) for e in study.recipes]
-
-    return Answer(
-        verdicts=[verdict(c) for c in of_arms],
-        scope=list(dict.fromkeys(sentences.scope_sentence(c) for c in study.comparisons)),
-        rates=retrained or rates("arm"),
-        scale=rates("reference") + [verdict(c) for c in of_references],
-        controls=[verdict(c) for c in of_controls] or rates("control"),
-    )
-
-
-def parameters(training: Sequence[Training]) -> list[ParameterLine]:
-    """Per arm and group: total = reused + new = frozen + trainable; a sum line closes each arm."""
+    Training runs of one recipe with the same parameters stand there once, under its name.
+    """
     out: list[ParameterLine] = []
-    for item in training:
-        if item.run is None or not item.run.parameters:
-            continue
+    for label, item in _distinct(study):
+        assert item.run is not None
         counts = [(p.group, p.total, p.new, p.trainable) for p in item.run.parameters]
         counts.append(("all", sum(c[1] for c in counts), sum(c[2] for c in counts), sum(c[3] for c in counts)))
         out += [
-            ParameterLine(item.arm.label, group, total, total - new, new, total - trained, trained, group == "all")
+            ParameterLine(label, group, total, total - new, new, total - trained, trained, group == "all")
             for group, total, new, trained in counts
         ]
     return out
 
 
-def audit(study: Study) -> tuple[list[AuditLine], list[AuditLine]]:
-    """Settings to look at (faults, what the factor moves, what is native, what is declared), and equal ones."""
-    if study.audit is None:
-        return [], []
-    names = [arm.name for arm in study.file.arms]
-    lines = [_audit_line(row, names, study.audit.factor) for row in study.audit.rows]
-    order = ("fault", "factor", "allowed", "native", "declared")
-    shown = sorted((line for line in lines if line.verdict != "equal"), key=lambda x: order.index(x.verdict))
-    return shown, [line for line in lines if line.verdict == "equal"]
+def _distinct(study: Study) -> Iterator[tuple[str, Training]]:
+    """The training runs with parameters: one per recipe if all of its runs have the same, else every one."""
+    of_recipe: dict[str, list[Training]] = {}
+    for item in study.training:
+        if item.run is not None and item.run.parameters:
+            of_recipe.setdefault(item.arm.recipe or item.arm.name, []).append(item)
+    for recipe, items in of_recipe.items():
+        if len(items) > 1 and all(_counts(item) == _counts(items[0]) for item in items):
+            yield study.labels[recipe], items[0]
+        else:
+            yield from ((item.arm.label, item) for item in items)
 
 
-def _audit_line(row: AuditRow, names: Sequence[str], factor: str) -> AuditLine:
-    """A reason that is the study's factor marks what the factor itself changed.
-
-    What is native to a model (``may-differ``) and what is declared are always shown.
-    """
-    verdict = {"declared": "declared", "may-differ": "native"}.get(row.class_, "equal")
-    if row.differs:
-        verdict = "fault" if not row.allowed else "factor" if row.reason == factor else "allowed"
-    values = [value(row.values[name]) if name in row.values else "–" for name in names]
-    return AuditLine(row.setting, values, verdict, "" if verdict == "factor" else row.reason or "")
+def _counts(item: Training) -> list[ParameterCount]:
+    return item.run.parameters if item.run is not None else []
 
 
 def value(x: Any) -> str:
@@ -278,6 +106,7 @@ class Provenance:
     """Runs, and the facts they share: ``shared`` holds (subject, name, value); a value that varies names its runs."""
 
     runs: list[RunRecord]
+    commits: str
     shared: list[tuple[str, str, str]]
     stages: list[tuple[str, str]]
     total: str
@@ -296,6 +125,7 @@ def provenance(study: Study) -> Provenance:
     seconds = study.file.wall_s
     return Provenance(
         runs=list(runs.values()),
+        commits=_commits(runs.values()),
         shared=shared,
         stages=[(stage, duration(s)) for stage, s in seconds.items()],
         total=duration(sum(seconds.values())),
@@ -303,7 +133,16 @@ def provenance(study: Study) -> Provenance:
     )
 
 
-def _merged(runs: Any, field: str, name: str) -> str:
+def _commits(runs: Iterable[RunRecord]) -> str:
+    """``54e05f4c1b (400 runs), 54e05f4c1b with uncommitted changes (2 runs)``."""
+    names = [
+        (run.commit[:10] if run.commit else "not from a checkout") + (" with uncommitted changes" if run.dirty else "")
+        for run in runs
+    ]
+    return ", ".join(f"{name} ({n} run{'' if n == 1 else 's'})" for name, n in Counter(names).items())
+
+
+def _merged(runs: Iterable[RunRecord], field: str, name: str) -> str:
     users: dict[str, list[str]] = {}
     for run in runs:
         held = getattr(run, field)
@@ -312,7 +151,14 @@ def _merged(runs: Any, field: str, name: str) -> str:
             users.setdefault(text, []).append(run.run)
     if len(users) == 1:
         return next(iter(users))
-    return "; ".join(f"{text} ({', '.join(names)})" for text, names in users.items())
+    return "; ".join(f"{text} ({named(names, 4)})" for text, names in users.items())
+
+
+def named(names: Sequence[str], limit: int) -> str:
+    """``a, b and 7 others``."""
+    if len(names) <= limit + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:limit])} and {len(names) - limit} others"
 
 
 def markdown(text: object) -> str:

@@ -3,13 +3,23 @@
 Runs in the simulator's environment: numpy, msgpack and websockets only.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.rollout.wire import INSTRUCTION_KEY, STATE_KEY, PolicyClient, ServerError, image_keys, is_ours
+from vlm4vla.rollout.wire import (
+    INSTRUCTION_KEY,
+    NOISE_KEY,
+    NOISES,
+    STATE_KEY,
+    PolicyClient,
+    ServerError,
+    image_keys,
+    is_ours,
+)
 from vlm4vla.types import ActionSpec, Benchmark, Env, EpisodeSpec, Observation, Vector, camera_and_age, refuse
 
 REPLY_TIMEOUT_S = 300.0  # the first answer of a server may include compiling the model
@@ -65,18 +75,26 @@ class Idle:
 
 
 class Server:
-    """A policy server, asked over one connection that is kept for the life of the worker."""
+    """A policy server, asked over one connection that is kept for the life of the worker.
+
+    One of ours whose policy draws at random is told with which noise: that of ``seed``, the episode, and the how
+    many-th question of the episode it is.
+    """
 
     looks = True
 
-    def __init__(self, client: PolicyClient, bench: Benchmark, execute: int) -> None:
-        self._client, self._execute = client, execute
+    def __init__(self, client: PolicyClient, bench: Benchmark, execute: int, seed: int) -> None:
+        self._client, self._execute, self._seed = client, execute, seed
+        self._noisy = is_ours(client.metadata) and "noise" in client.metadata["observation"]
+        self._episode: EpisodeSpec | None = None
+        self._asked = 0
         self._actions = bench.action_spec.size
         self._keys, self._sends_state = request_keys(client.metadata, bench, client.uri)
         self.cameras = frozenset(camera_and_age(view)[0] for view in self._keys)
         self.window = 1 + max((camera_and_age(view)[1] for view in self._keys), default=0)
 
-    def reset(self, episode: EpisodeSpec) -> None: ...
+    def reset(self, episode: EpisodeSpec) -> None:
+        self._episode, self._asked = episode, 0
 
     def ask(self, observation: Observation | None) -> Chunk:
         """Chunk (H, A) in the benchmark's units; refuses one that is malformed or shorter than what is executed.
@@ -88,6 +106,10 @@ class Server:
         if self._sends_state:
             assert observation.state is not None
             request[STATE_KEY] = observation.state
+        if self._noisy:
+            assert self._episode is not None
+            request[NOISE_KEY] = noise_of(self._seed, self._episode, self._asked)
+            self._asked += 1
         try:
             reply = self._client.infer(request | {INSTRUCTION_KEY: observation.instruction})
         except ServerError as error:
@@ -109,6 +131,12 @@ class Server:
                 todo="Lower execute, or serve a policy of this benchmark.",
             )
         return chunk
+
+
+def noise_of(seed: int, episode: EpisodeSpec, question: int) -> int:
+    """Seed of the noise that answers a question of an episode: the same wherever and after whatever it is played."""
+    named = (seed, episode.benchmark, episode.split, episode.task, episode.index, episode.seed, question)
+    return int.from_bytes(hashlib.sha256("/".join(map(str, named)).encode()).digest()[:8], "big") % NOISES
 
 
 def request_keys(metadata: Mapping[str, Any], bench: Benchmark, uri: str) -> tuple[dict[str, str], bool]:

@@ -44,7 +44,8 @@ class ActingPolicy(Protocol):
     """What the server asks of a policy.
 
     Pictures of ``image_size`` squared are expected, others are the policy's business; ``state_names`` is empty for a
-    policy without proprioception; ``digest`` identifies the weights; ``about`` is what an evaluation's record says.
+    policy without proprioception; ``digest`` identifies the weights; ``about`` is what an evaluation's record says;
+    the answer of a ``noisy`` one also depends on ``Observation.noise``.
     """
 
     @property
@@ -57,6 +58,8 @@ class ActingPolicy(Protocol):
     def image_size(self) -> int: ...
     @property
     def state_names(self) -> tuple[str, ...]: ...
+    @property
+    def noisy(self) -> bool: ...
     @property
     def digest(self) -> str: ...
     @property

@@ -66,6 +66,8 @@ def check(bench: str, quick: bool, log: Log, python: Path | None = None) -> dict
         note(_reset_forgets(at, pool))
         note(_same_as_fresh(at, pool))
         note(_refuses(at, pool))
+        if hasattr(at.spec, "camera_moves"):
+            note(_cameras_come_back(at, pool))
     with at.pool(_WORKERS) as pool:
         note(_disjoint_starts(at, pool))
         note(_expert(at, pool))
@@ -150,6 +152,20 @@ def _same_as_fresh(at: _Bench, used: WorkerPool) -> Finding:
         if seen["kind"] == "failure" or not np.array_equal(seen["frame"], right):
             wrong.append(task)
     return _finding("picture", wrong, len(at.tasks), "tasks: same picture after other tasks as in a fresh process")
+
+
+def _cameras_come_back(at: _Bench, pool: WorkerPool) -> Finding:
+    """Every moved camera sees something else, the world does not notice, and afterwards the old pictures are back."""
+    wrong: list[str] = []
+    for task in at.tasks:
+        start = at.start(task, 0)
+        found = _good(pool, {"kind": "moved", "id": f"moved/{task}", "episode": start.to_dict()})
+        before, moved, after = found["pictures"]
+        same_world = all(np.array_equal(state, found["states"][0]) for state in found["states"])
+        seen = [(np.array_equal(before[c], moved[c]), np.array_equal(before[c], after[c])) for c in before]
+        if not same_world or seen != [(False, True)] * len(at.spec.cameras):
+            wrong.append(task)
+    return _finding("cameras", wrong, len(at.tasks), "tasks: moved cameras see it otherwise, and come back to the bit")
 
 
 def _refuses(at: _Bench, pool: WorkerPool) -> Finding:

@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlm4vla.rollout import perturb
 from vlm4vla.rollout.asking import Chooser
-from vlm4vla.rollout.names import CONTROLS, IMAGE_BLANK, IMAGE_OTHER, INSTRUCTION_SWAPPED
+from vlm4vla.rollout.names import (
+    CAMERA_MOVED,
+    CONTROLS,
+    IMAGE_BLANK,
+    IMAGE_OTHER,
+    IMAGE_SHUFFLED,
+    INSTRUCTION_PARAPHRASED,
+    INSTRUCTION_SWAPPED,
+)
 from vlm4vla.types import (
     Benchmark,
     Env,
@@ -27,6 +36,7 @@ STEP_LIMIT = "step_limit"
 """``failure`` of an episode that ran to the step limit without success."""
 OVER = "over"
 """``failure`` of an episode that the benchmark ended earlier, such as a chain of subtasks at its first failed one."""
+_MOVED_STEPS = 8  # of the expert, in ``moved``: the hand and its camera have left their place
 
 Job = Mapping[str, Any]
 Images = Mapping[str, Image]
@@ -37,7 +47,10 @@ class _Eyes:
 
     def __init__(self, job: Job, bench: Benchmark, env: Env) -> None:
         control: str | None = job["control"]
+        episode = EpisodeSpec.from_dict(job["episode"])
         self._told: str | None = job["instruction"] if control == INSTRUCTION_SWAPPED else None
+        self._words = perturb.paraphrases(bench, episode) if control == INSTRUCTION_PARAPHRASED else {}
+        self._shuffles = episode.seed if control == IMAGE_SHUFFLED else None
         self._fixed: Images | None = None
         if control == IMAGE_BLANK:
             self._fixed = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in bench.cameras}
@@ -45,7 +58,7 @@ class _Eyes:
             seen = env.reset(EpisodeSpec.from_dict(job["other"])).observation
             assert seen is not None
             self._fixed = seen.images
-        elif control not in (None, INSTRUCTION_SWAPPED):
+        elif control is not None and control not in CONTROLS:
             raise refuse(
                 f"Unknown control {control!r}",
                 given=control,
@@ -59,9 +72,13 @@ class _Eyes:
         for age, observation in enumerate(reversed(history)):
             assert observation is not None
             seen = observation.images if self._fixed is None else self._fixed
+            if self._shuffles is not None:
+                seen = {camera: perturb.shuffled(image, self._shuffles, camera) for camera, image in seen.items()}
             images |= {view_name(camera, age): image for camera, image in seen.items()}
         assert history[-1] is not None
         told = history[-1].instruction if self._told is None else self._told
+        if self._words:
+            told = self._words[told]
         return Observation(images, told, history[-1].state)
 
 
@@ -71,7 +88,19 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
     Pictures are rendered for the frames that a policy sees when it is asked, of the cameras it looks through, and for
     every step of a video. When a
     subtask is solved, the rest of the chunk is dropped and the policy is asked anew, with a history that begins there.
+    Cameras that a control moves are back in their places afterwards, however the episode ends.
     """
+    perturb.must_offer(bench, [job["control"]])
+    if job["control"] != CAMERA_MOVED:
+        return _rollout(job, bench, env, chooser)
+    perturb.move_cameras(env, perturb.camera_shifts(bench, int(job["episode"]["seed"])))
+    try:
+        return _rollout(job, bench, env, chooser)
+    finally:
+        perturb.move_cameras(env, {})
+
+
+def _rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str, Any]:
     started = time.perf_counter()
     episode, execute, video = EpisodeSpec.from_dict(job["episode"]), int(job["execute"]), bool(job["video"])
     assert execute >= 1
@@ -179,6 +208,29 @@ def frame(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     observation = env.reset(EpisodeSpec.from_dict(job["episode"])).observation
     assert observation is not None
     return {"frame": observation.images[bench.cameras[0].name], "state": _state(observation)}
+
+
+def moved(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
+    """The same few steps of the expert from a start, before, while and after the cameras are moved.
+
+    ``pictures``: of all cameras, after the last step of each of the three; ``states`` (3, ...): of the world then.
+    """
+    episode = EpisodeSpec.from_dict(job["episode"])
+    perturb.must_offer(bench, [CAMERA_MOVED])
+    env.look_at([camera.name for camera in bench.cameras])
+    expert = bench.expert(env)
+    pictures: list[dict[str, Image]] = []
+    states: list[npt.NDArray[np.float64]] = []
+    for shifts in ({}, perturb.camera_shifts(bench, episode.seed), {}):
+        perturb.move_cameras(env, shifts)
+        result = env.reset(episode)
+        expert.reset(episode)
+        for _ in range(_MOVED_STEPS):
+            result = env.step(bench.action_spec.check(expert.act()), render=True)
+        assert result.observation is not None
+        pictures.append(dict(result.observation.images))
+        states.append(env.snapshot())
+    return {"pictures": pictures, "states": np.stack(states)}
 
 
 def replay(job: Job, env: Env) -> dict[str, Any]:

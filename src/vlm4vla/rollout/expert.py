@@ -1,5 +1,6 @@
 """``vlm4vla bench expert``: how often the scripted expert of a benchmark succeeds, task by task. Nothing is drawn."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from vlm4vla.bench import install
+from vlm4vla.rollout.demos import recordable
 from vlm4vla.rollout.jobs import chosen_tasks
 from vlm4vla.rollout.names import EXPERT
 from vlm4vla.rollout.pool import WorkerPool
@@ -20,7 +22,10 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """What is measured: ``episodes`` starts a task of a split, from start number ``first`` on. No task means all."""
+    """What is measured: ``episodes`` starts a task of a split, from start number ``first`` on. No task means all.
+
+    ``noise``: sd of the noise on its arm, the same as in demonstrations, of which chains of subtasks have none.
+    """
 
     bench: str
     tasks: tuple[str, ...]
@@ -28,26 +33,27 @@ class Trial:
     first: int
     episodes: int
     workers: int
+    noise: float = 0.0
 
 
 def measure(what: Trial, log: Log, python: Path | None = None) -> list[dict[str, Any]]:
     """A line a task, and one over all of them at the end (``task`` null).
 
-    Keys: task, split, first, episodes, successes, rate, low and high (95 %, Clopper-Pearson), steps (mean over the
-    successes, null without any), completed (mean number of tasks in a row, of chains). ``python`` (tests) replaces the
-    interpreter of the benchmark's environment. Raises UserError for starts that do not exist, RunFailed when an
+    Keys: task, split, first, noise, episodes, successes, rate, low and high (95 %, Clopper-Pearson), steps (mean over
+    the successes, null without any), completed (mean number of tasks in a row, of chains). ``python`` (tests) replaces
+    the interpreter of the benchmark's environment. Raises UserError for starts that do not exist, RunFailed when an
     episode cannot be played.
     """
     bench = load(what.bench)
-    tasks = chosen_tasks(what.tasks, bench)
+    tasks = recordable(what.tasks, bench) if what.noise else chosen_tasks(what.tasks, bench)
     starts = [start for task in tasks for start in _starts(what, bench, task)]
     found: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
     path = install.home() / "log" / f"expert-{Path(what.bench).stem}.log"
     with WorkerPool(what.bench, what.workers, path, python) as pool:
-        for done, (job, result) in enumerate(pool.run([_job(start) for start in starts]), 1):
+        for done, (job, result) in enumerate(pool.run([_job(start, what.noise) for start in starts]), 1):
             if result["kind"] == "failure":
                 raise RunFailed(f"The episode {job['id']} failed: {result['error']}")
-            found[job["episode"]["task"]].append(result)
+            found[job["episode"]["task"]].append(_of_demo(result) if what.noise else result)
             if done % 100 == 0:
                 log(f"{done} of {len(starts)} episodes")
     every = [result for results in found.values() for result in results]
@@ -58,13 +64,16 @@ def sentence(line: dict[str, Any]) -> str:
     """One line of ``measure`` for people."""
     steps = "" if line["steps"] is None else f", {line['steps']:.0f} steps"
     chains = f", {line['completed']:.2f} tasks in a row" if "completed" in line else ""
+    noise = f", noise {line['noise']:g}" if line["noise"] else ""
     return (
         f"{line['task'] or 'all tasks'}: {line['successes']}/{line['episodes']} "
-        f"({100 * line['low']:.1f} to {100 * line['high']:.1f} %){steps}{chains}"
+        f"({100 * line['low']:.1f} to {100 * line['high']:.1f} %){steps}{chains}{noise}"
     )
 
 
 def _starts(what: Trial, bench: Benchmark, task: str) -> Sequence[EpisodeSpec]:
+    if not 0 <= what.noise < math.inf:
+        raise refuse(f"Noise of sd {what.noise} was asked for", possible="0 or more", todo="Mend the number.")
     if what.episodes < 1 or what.first < 0:
         raise refuse(
             f"{what.episodes} episodes from start {what.first} on were asked for",
@@ -82,7 +91,10 @@ def _starts(what: Trial, bench: Benchmark, task: str) -> Sequence[EpisodeSpec]:
     return listed[what.first :]
 
 
-def _job(start: EpisodeSpec) -> dict[str, Any]:
+def _job(start: EpisodeSpec, noise: float) -> dict[str, Any]:
+    if noise:
+        job: dict[str, Any] = {"kind": "demo", "id": f"expert/{start.split}/{start.task}/{start.index}"}
+        return job | {"episode": start.to_dict(), "noise": noise, "after_success": 0, "pictures": False}
     return {
         "kind": "rollout",
         "id": f"expert/{start.split}/{start.task}/{start.index}",
@@ -97,6 +109,11 @@ def _job(start: EpisodeSpec) -> dict[str, Any]:
     }
 
 
+def _of_demo(result: dict[str, Any]) -> dict[str, Any]:
+    """What counts of a demonstration; it ends with its first success."""
+    return {"success": result["success"], "steps": len(result["actions"]), "completed": None}
+
+
 def _line(what: Trial, task: str | None, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     taken = [r["steps"] for r in results if r["success"]]
     interval = binomtest(len(taken), len(results)).proportion_ci(0.95, "exact")
@@ -104,6 +121,7 @@ def _line(what: Trial, task: str | None, results: Sequence[dict[str, Any]]) -> d
         "task": task,
         "split": what.split,
         "first": what.first,
+        "noise": what.noise,
         "episodes": len(results),
         "successes": len(taken),
         "rate": len(taken) / len(results),

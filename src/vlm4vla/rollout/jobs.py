@@ -2,18 +2,24 @@
 
 Controls (each is run on the same starts as the evaluation itself, so that rows pair up):
 
-``image-blank``          the policy sees a blank picture;
-``image-other``          it sees the start of another episode of the same task: the next one of the list, the first
-                         one after the last;
-``instruction-swapped``  it is told the instruction of another task, see :func:`swap_pairs`. Success still means the
-                         task itself.
+``image-blank``              the policy sees a blank picture;
+``image-other``              it sees the start of another episode of the same task: the next one of the list, the first
+                             one after the last;
+``image-shuffled``           its pictures are cut into patches, in an order that the episode's seed decides and that
+                             stays for all its steps: colours stay, where things are goes;
+``camera-moved``             all cameras are moved and turned a little in the simulator, as far as the benchmark's
+                             ``camera_moves`` say and where to the seed decides; those on the hand against the hand;
+``instruction-swapped``      it is told the instruction of another task, see :func:`swap_pairs`. Success still means the
+                             task itself;
+``instruction-paraphrased``  it is told the same in other words, the benchmark's ``paraphrase``, each task of a chain.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from vlm4vla.rollout.names import CONTROLS, IMAGE_OTHER, INSTRUCTION_SWAPPED
+from vlm4vla.rollout import perturb
+from vlm4vla.rollout.names import CONTROLS, IMAGE_OTHER, INSTRUCTION_PARAPHRASED, INSTRUCTION_SWAPPED
 from vlm4vla.schemas import EvalConfig
 from vlm4vla.types import Benchmark, EpisodeSpec, refuse
 
@@ -64,11 +70,21 @@ def build(config: EvalConfig, bench: Benchmark, uri: str) -> list[Job]:
     """All jobs of the evaluation, controls outermost, in the order in which they are handed out.
 
     Keys: kind "rollout", id, episode and other (EpisodeSpec dicts; other is null but for image-other), control,
-    instruction (what the policy is told), policy (``uri``), execute, video, assume_spec.
+    instruction (what the policy is told, at first where the benchmark or a paraphrase goes on), policy (``uri``),
+    execute, seed (of the policy's noise), video, assume_spec.
     """
     tasks = chosen_tasks(config.tasks, bench)
     controls = chosen_controls(config)
+    perturb.must_offer(bench, controls)
     pairs = swap_pairs(tasks) if INSTRUCTION_SWAPPED in controls else {}
+
+    def told(control: str | None, episode: EpisodeSpec) -> str:
+        if control == INSTRUCTION_SWAPPED:
+            return bench.instruction(pairs[episode.task])
+        if control == INSTRUCTION_PARAPHRASED:
+            return perturb.paraphrases(bench, episode)[episode.instruction]
+        return episode.instruction
+
     return [
         {
             "kind": "rollout",
@@ -76,9 +92,10 @@ def build(config: EvalConfig, bench: Benchmark, uri: str) -> list[Job]:
             "episode": episode.to_dict(),
             "control": control,
             "other": other.to_dict() if other else None,
-            "instruction": bench.instruction(pairs[task]) if control == INSTRUCTION_SWAPPED else episode.instruction,
+            "instruction": told(control, episode),
             "policy": uri,
             "execute": config.execute,
+            "seed": config.seed,
             "video": place < config.videos_per_task,
             "assume_spec": config.assume_spec,
         }
@@ -86,6 +103,18 @@ def build(config: EvalConfig, bench: Benchmark, uri: str) -> list[Job]:
         for task in tasks
         for place, (episode, other) in enumerate(_starts(config, bench, control, task))
     ]
+
+
+def sentences(every: Sequence[Job], bench: Benchmark) -> set[str]:
+    """All that these jobs may tell a policy: a chain tells more than the sentence that it begins with."""
+    found = {str(job["instruction"]) for job in every}
+    chained = {job["control"]: job["episode"] for job in every if job["episode"]["task"] in perturb.chains(bench)}
+    for control, episode in chained.items():
+        if control == INSTRUCTION_PARAPHRASED:
+            found |= {*perturb.paraphrases(bench, EpisodeSpec.from_dict(episode)).values()}
+        elif control != INSTRUCTION_SWAPPED:
+            found |= {bench.instruction(task) for task in bench.tasks() if task not in perturb.chains(bench)}
+    return found
 
 
 def _starts(

@@ -5,6 +5,8 @@ BUILTIN = "builtin:"
 EXPERT, DO_NOTHING = f"{BUILTIN}expert", f"{BUILTIN}do-nothing"
 BUILTINS = (EXPERT, DO_NOTHING)
 
-IMAGE_BLANK, IMAGE_OTHER, INSTRUCTION_SWAPPED = "image-blank", "image-other", "instruction-swapped"
-CONTROLS = (IMAGE_BLANK, IMAGE_OTHER, INSTRUCTION_SWAPPED)
+IMAGE_BLANK, IMAGE_OTHER, IMAGE_SHUFFLED = "image-blank", "image-other", "image-shuffled"
+CAMERA_MOVED = "camera-moved"
+INSTRUCTION_SWAPPED, INSTRUCTION_PARAPHRASED = "instruction-swapped", "instruction-paraphrased"
+CONTROLS = (IMAGE_BLANK, IMAGE_OTHER, IMAGE_SHUFFLED, CAMERA_MOVED, INSTRUCTION_SWAPPED, INSTRUCTION_PARAPHRASED)
 """Evaluation-only controls, explained in :mod:`vlm4vla.rollout.jobs`; the same as ``config.Control``."""

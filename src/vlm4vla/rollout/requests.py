@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlm4vla.rollout.batching import ActingPolicy
-from vlm4vla.rollout.wire import INSTRUCTION_KEY, SERVER, STATE_KEY, image_keys
+from vlm4vla.rollout.wire import INSTRUCTION_KEY, NOISE_KEY, NOISES, SERVER, STATE_KEY, image_keys
 from vlm4vla.types import Image, Observation, UserError, Vector, refuse
 
 _MAX_SIDE = 8192  # pixels; a picture beyond it is a mistake, and resizing it would stall everybody's inference
@@ -40,6 +40,7 @@ def metadata(policy: ActingPolicy, batch: int, tokens: int) -> dict[str, Any]:
             "images": {c: {"key": keys[c], "shape": shape, "dtype": "uint8"} for c in policy.cameras},
             "state": state,
             "instruction": {"key": INSTRUCTION_KEY},
+            **({"noise": {"key": NOISE_KEY}} if policy.noisy else {}),
         },
     }
 
@@ -52,8 +53,9 @@ def parse(policy: ActingPolicy, request: object) -> Observation:
     keys = image_keys(policy.cameras)
     wanted = {*keys.values(), INSTRUCTION_KEY} | ({STATE_KEY} if policy.state_names else set())
     came = {str(key) for key in request}
-    if came != wanted:
-        missing, extra = sorted(wanted - came), sorted(came - wanted)
+    welcome = wanted | ({NOISE_KEY} if policy.noisy else set())
+    if not wanted <= came <= welcome:
+        missing, extra = sorted(wanted - came), sorted(came - welcome)
         raise refuse(
             f"The keys {sorted(came)} came in: missing {missing or 'nothing'}, not known here {extra or 'nothing'}",
             possible=expected,
@@ -61,14 +63,16 @@ def parse(policy: ActingPolicy, request: object) -> Observation:
         )
     images = {camera: picture(request[key], repr(key), expected) for camera, key in keys.items()}
     state = _state(request[STATE_KEY], policy, expected) if policy.state_names else None
-    return Observation(images=images, instruction=_text(request[INSTRUCTION_KEY], expected), state=state)
+    noise = _noise(request[NOISE_KEY], expected) if NOISE_KEY in came else 0
+    return Observation(images, _text(request[INSTRUCTION_KEY], expected), state, noise)
 
 
 def parse_harness(policy: ActingPolicy, payload: object) -> Observation:
     """One observation of the vla-eval harness to an Observation; UserError as above.
 
     Cameras go by name; a policy with one camera takes the only picture that comes, whatever its name there.
-    A state that this policy does not use is left aside: the harness decides by itself whether it sends one.
+    A state that this policy does not use is left aside: the harness decides by itself whether it sends one. It sends no
+    noise, which is 0 for all of them.
     """
     names = list(policy.cameras)
     expected = f"images {names}, task_description" + (
@@ -101,7 +105,8 @@ def expectation(policy: ActingPolicy) -> str:
     ]
     if policy.state_names:
         parts.append(f"{STATE_KEY!r} (({len(policy.state_names)},) float32: {', '.join(policy.state_names)})")
-    return ", ".join([*parts, f"{INSTRUCTION_KEY!r} (text)"])
+    noise = [f"if wanted {NOISE_KEY!r} (a whole number)"] * policy.noisy
+    return ", ".join([*parts, f"{INSTRUCTION_KEY!r} (text)", *noise])
 
 
 def picture(value: object, what: str, expected: str) -> Image:
@@ -121,6 +126,12 @@ def _state(value: object, policy: ActingPolicy, expected: str) -> Vector:
     if not np.isfinite(value).all():
         raise _wrong("The state holds numbers that are not finite", expected)
     return value.astype(np.float32)
+
+
+def _noise(value: object, expected: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < NOISES:
+        raise _wrong(f"The noise is {value!r}, not a whole number from 0 to 2**63 - 1", expected)
+    return int(value)
 
 
 def _text(value: object, expected: str) -> str:

@@ -7,6 +7,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -16,18 +17,24 @@ import torch
 from vlm4vla import config as configs
 from vlm4vla import records, registry
 from vlm4vla.records import EpisodeRow, RunRecord
-from vlm4vla.rollout import attempt, jobs
+from vlm4vla.rollout import attempt, jobs, perturb
 from vlm4vla.rollout.batching import ActingPolicy
 from vlm4vla.rollout.fit import check_policy
 from vlm4vla.rollout.jobs import Job
-from vlm4vla.rollout.names import BUILTINS, INSTRUCTION_SWAPPED
-from vlm4vla.rollout.pool import WorkerPool
+from vlm4vla.rollout.names import (
+    BUILTINS,
+    CAMERA_MOVED,
+    IMAGE_SHUFFLED,
+    INSTRUCTION_PARAPHRASED,
+    INSTRUCTION_SWAPPED,
+)
+from vlm4vla.rollout.pool import WorkerFailed, WorkerPool
 from vlm4vla.rollout.progress import Bar
 from vlm4vla.rollout.server import PolicyServer
 from vlm4vla.rollout.video import write_mp4
 from vlm4vla.rollout.wire import PolicyClient, is_ours
 from vlm4vla.schemas import EvalConfig
-from vlm4vla.types import Benchmark, RunFailed, UserError, refuse, step_limit_of
+from vlm4vla.types import Benchmark, EpisodeSpec, RunFailed, UserError, refuse, step_limit_of
 
 LOG = "workers.log"
 _PACKAGES = ("vlm4vla", "torch", "transformers", "numpy", "websockets", "msgpack", "av")
@@ -62,7 +69,8 @@ def evaluate(
 
     ``policy`` null: ``config.policy`` is ws://HOST:PORT of a running server, or one of ``names.BUILTINS``. ``progress``
     shows a bar on stderr. ``pool_factory`` (tests) replaces the simulator workers. Raises UserError for a policy or an
-    ``out`` that does not fit and for a user's mistake that a worker met, EpisodesFailed when workers failed for good.
+    ``out`` that does not fit and for a user's mistake that a worker met, EpisodesFailed when workers failed for good,
+    RunFailed where the disk is full: what was written stays whole, and a second run goes on.
     """
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
     # Mistakes are told, and a server that is not there is missed, before a folder is made.
@@ -83,7 +91,7 @@ def _evaluate(
     pool_factory: PoolFactory | None,
 ) -> RunRecord:
     _refuse_orphans(config.out)
-    tokens = max(policy.count_tokens(text) for text in {job["instruction"] for job in every}) if policy else None
+    tokens = max(policy.count_tokens(text) for text in jobs.sentences(every, bench)) if policy else None
     new = new.model_copy(update={"facts": new.facts | _facts(config, bench, every, policy, tokens)})
     record = attempt.begin(config.out, new)
     if record.finished is not None:
@@ -94,6 +102,7 @@ def _evaluate(
     began = time.monotonic()
     if todo:
         with ExitStack() as stack:
+            stack.enter_context(_full_disk_told(config.out))
             if policy is not None:
                 stack.enter_context(_torch_threads(config.threads))
                 server = PolicyServer(policy, config.batch, tokens, precision=config.precision, patience=_PATIENCE)
@@ -118,6 +127,7 @@ def _collect(
         if result["kind"] == "failure":
             if result["user"]:
                 raise UserError(result["error"])
+            records.check_room(config.out)  # simulators say it in words of their own, or die of it
             failures.append(f"{job['id']}: {result['error']}")
             in_a_row += 1
             if in_a_row == _GIVE_UP:
@@ -126,7 +136,7 @@ def _collect(
         in_a_row = 0
         record = attempt.with_versions(config.out, record, pool.versions)
         video = _write_video(config.out, job, result, bench.action_spec.control_hz)  # before the row that names it
-        row = _row(config, bench.id, record.run, job, result, video)
+        row = _row(config, bench, record.run, job, result, video)
         records.append(config.out / "rows.jsonl", row)
         bar.add(row)
     if failures:
@@ -140,14 +150,16 @@ def _collect(
 
 
 def _row(
-    config: EvalConfig, benchmark: str, run: str, job: Job, result: dict[str, Any], video: str | None
+    config: EvalConfig, bench: Benchmark, run: str, job: Job, result: dict[str, Any], video: str | None
 ) -> EpisodeRow:
     episode = job["episode"]
+    chained = result["completed"] is not None and hasattr(bench, "describe")
+    told = bench.describe(EpisodeSpec.from_dict(episode)) if chained else {}  # type: ignore[attr-defined]
     return EpisodeRow(
         run=run,
         arm=config.arm,
         control=job["control"],
-        benchmark=benchmark,
+        benchmark=bench.id,
         task=episode["task"],
         episode=episode["index"],
         seed=episode["seed"],
@@ -159,6 +171,8 @@ def _row(
         wall_s=result["wall_s"],
         completed=result["completed"],
         partial=result["partial"],
+        subtasks=len(told["subtasks"]) if told else None,
+        initial_state=told.get("initial_state"),
     )
 
 
@@ -234,12 +248,38 @@ def _facts(
         "candidates": 1 if config.selection is None else len(config.selection.candidates),
         "evaluation": config.evaluation,
         "instruction_swaps": jobs.swap_pairs(tasks) if swapped else None,
+        **_perturbations(config, bench, every),
+    }
+
+
+def _perturbations(config: EvalConfig, bench: Benchmark, every: list[Job]) -> dict[str, Any]:
+    """What the controls did, where they ran: task -> other words (of its first start), camera -> metres and degrees."""
+    told = {
+        job["episode"]["task"]: job["instruction"]
+        for job in reversed(every)
+        if job["control"] == INSTRUCTION_PARAPHRASED
+    }
+    moves = perturb.camera_moves(bench) if CAMERA_MOVED in config.controls else {}
+    return {
+        "instruction_paraphrases": told or None,
+        "camera_moves": {camera: asdict(move) for camera, move in moves.items()} or None,
+        "shuffle_grid": perturb.GRID if IMAGE_SHUFFLED in config.controls else None,
     }
 
 
 def _key(job: Job) -> tuple[str, str, int]:
     """The same identity as EpisodeRow.key."""
     return (job["control"] or "", job["episode"]["task"], job["episode"]["index"])
+
+
+@contextmanager
+def _full_disk_told(out: Path) -> Iterator[None]:
+    """Workers that cannot write their log do not start, and say so in no words or in a simulator's own."""
+    try:
+        yield
+    except WorkerFailed:
+        records.check_room(out)
+        raise
 
 
 @contextmanager

@@ -12,10 +12,13 @@ What the server says first (the metadata of our own servers; other servers may s
      "observation": {
          "images": {camera: {"key": "observation/image", "shape": [height, width, 3], "dtype": "uint8"}, ...},
          "state": None or {"key": "observation/state", "shape": [S], "dtype": "float32", "names": [...]},
-         "instruction": {"key": "prompt"}}}
+         "instruction": {"key": "prompt"},
+         "noise": {"key": "vlm4vla/noise"}}}  # only where the policy draws its actions at random
 
 A request has exactly these keys (the key of each camera comes from the metadata; :func:`image_keys` is the rule), the
-reply ``{"actions": (H, A) float32}`` in the units of the action spec.
+reply ``{"actions": (H, A) float32}`` in the units of the action spec. The noise is a whole number from 0 to 2**63 - 1,
+the seed of what the policy draws for this request; a client that does not know of it leaves it out, which means 0: its
+answers then follow from what is observed, as those of a policy that draws nothing.
 """
 
 import math
@@ -38,6 +41,8 @@ SERVER = "vlm4vla"
 """What a server of ours calls itself in its metadata."""
 INSTRUCTION_KEY = "prompt"
 STATE_KEY = "observation/state"
+NOISE_KEY = "vlm4vla/noise"
+NOISES = 2**63
 
 _KINDS = "biufSU"  # booleans, numbers, fixed-size strings: what NumPy can rebuild from bytes without running code
 _MAX_DIMENSIONS = 32

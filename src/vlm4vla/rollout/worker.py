@@ -1,8 +1,8 @@
 """A simulator worker: one process, one live environment, one job at a time, until its channel closes.
 
 Started by ``pool.py`` with ``--bench NAME --read FD --write FD --parent PID`` in the simulator's environment. It says
-``{"kind": "ready", "id", "versions"}`` first, then answers each job (kinds: rollout, demo, frame, replay; see
-``episodes.py``; ceiling: ``forecast.py``) with ``{"kind": "result", "id", ...}`` or ``{"kind": "failure", "id",
+``{"kind": "ready", "id", "versions"}`` first, then answers each job (kinds: rollout, demo, frame, moved, replay;
+see ``episodes.py``; ceiling: ``forecast.py``) with ``{"kind": "result", "id", ...}`` or ``{"kind": "failure", "id",
 "error", "user"}``. In between it may say ``{"kind": "alive"}``. Its stdout and stderr belong to the simulator.
 """
 
@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from vlm4vla.rollout.names import BUILTIN, BUILTINS, DO_NOTHING, EXPERT
 from vlm4vla.rollout.wire import PolicyClient
 from vlm4vla.types import Benchmark, Env, EpisodeSpec, Observation, UserError, refuse
 
-KINDS = ("rollout", "demo", "frame", "replay", "ceiling")
+KINDS = ("rollout", "demo", "frame", "moved", "replay", "ceiling")
 _ALIVE_S = 5.0
 
 
@@ -65,7 +66,8 @@ class Worker:
             self._forget()
             return {"kind": "failure", "error": str(error), "user": True} | identity
         except Exception as error:  # noqa: BLE001 (a simulator may raise anything; the pool decides what it means)
-            traceback.print_exc()  # to the log
+            with suppress(OSError):  # no room for the log
+                traceback.print_exc()
             self._forget()
             return {"kind": "failure", "error": f"{type(error).__name__}: {error}", "user": False} | identity
 
@@ -83,6 +85,8 @@ class Worker:
             return episodes.demo(job, self._bench, env)
         if kind == "frame":
             return episodes.frame(job, self._bench, env)
+        if kind == "moved":
+            return episodes.moved(job, self._bench, env)
         if kind == "ceiling":
             return forecast.play(job, self._bench, env)
         return episodes.replay(job, env)
@@ -106,7 +110,7 @@ class Worker:
             self._close_client()
             self._client = PolicyClient(policy, REPLY_TIMEOUT_S)
         check_spec(self._client.metadata, self._bench.action_spec, job["assume_spec"], policy)
-        return Server(self._client, self._bench, job["execute"])
+        return Server(self._client, self._bench, job["execute"], job["seed"])
 
     def _forget(self) -> None:
         self._close_client()

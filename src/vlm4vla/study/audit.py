@@ -13,7 +13,7 @@ from typing import Any
 
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import StudyConfig
-from vlm4vla.study import audit_records, audit_settings, cells, tuning
+from vlm4vla.study import audit_records, audit_resolution, audit_settings, cells, tuning
 from vlm4vla.study.audit_line import Line
 from vlm4vla.types import refuse
 
@@ -30,7 +30,8 @@ def audit(
     ``trained`` and ``evaluated``: row name -> record of its training and of its evaluation; both may be empty before
     anything has run. Refuses a waiver that no line of the audit has any use for.
     """
-    lines = [*audit_settings.lines(study), *audit_records.lines(study, trained, evaluated or {})]
+    lines = [*audit_settings.lines(study), *audit_resolution.lines(study, trained)]
+    lines += audit_records.lines(study, trained, evaluated or {})
     _check_waivers(study, lines)
     rows = [_row(study, line) for line in lines]
     faults = [row["setting"] for row in rows if row["differs"] and not row["allowed"]]

@@ -28,9 +28,12 @@ _BUDGET = ("steps", "batch")
 _VLM = ("policy.backbone.family", "policy.backbone.checkpoint", "policy.backbone.revision", "policy.backbone.init")
 
 
-def _highest_rate(c: TrainConfig) -> float:
-    """Of a warm-up that is cut short by the end of the run, its last rate."""
-    return float(f"{c.optimizer.lr * min(1.0, c.steps / max(1, c.optimizer.warmup_steps)):.10g}")
+def _highest_rate(c: TrainConfig) -> float | list[float]:
+    """Of a warm-up that is cut short by the end of the run, its last rate; of the VLM too, where it has its own."""
+    highest = c.optimizer.lr * min(1.0, c.steps / max(1, c.optimizer.warmup_steps))
+    scale = c.optimizer.vlm_lr_scale or 1.0
+    rates = [float(f"{highest * factor:.10g}") for factor in (1.0, scale)]
+    return rates if scale != 1.0 else rates[0]
 
 
 def _normalizer(c: TrainConfig) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def _normalizer(c: TrainConfig) -> dict[str, Any]:
 
 
 TRAINED: Mapping[str, Fact[TrainConfig]] = {
-    "learning_rate": Fact(("optimizer.lr", "optimizer.warmup_steps", "steps"), _highest_rate),
+    "learning_rate": Fact(("optimizer.lr", "optimizer.vlm_lr_scale", "optimizer.warmup_steps", "steps"), _highest_rate),
     "warmup_steps": Fact(("optimizer.warmup_steps", "steps"), lambda c: max(1, min(c.optimizer.warmup_steps, c.steps))),
     "schedule": Fact(("optimizer.schedule",), lambda c: c.optimizer.schedule),
     "clip_norm": Fact(("optimizer.clip_norm",), lambda c: c.optimizer.clip_norm or None),
@@ -96,8 +99,10 @@ TWINS = ("center_crop", "normalizer", "chunk")
 """Facts of an evaluation that must be those of the policy's training."""
 
 OF_VLM = (*_VLM, *_SIZES, "policy.backbone.attention", "policy.backbone.prompt", "policy.cameras", "policy.window")
+_ADDED = ("policy.head", "policy.chunk", "policy.queries", "policy.proprioception")
 NATIVE_FOLLOWS: Mapping[str, tuple[str, ...]] = {
-    "parameters": (*OF_VLM, "policy.head", "policy.chunk", "policy.queries", "policy.proprioception"),
-    "trainable": (*OF_VLM, "policy.head", "policy.chunk", "policy.queries", "policy.proprioception", "freeze"),
+    "parameters": (*OF_VLM, *_ADDED),
+    "trainable": (*OF_VLM, *_ADDED, "freeze"),
+    "flops_per_sample": (*OF_VLM, *_ADDED),
 }
 """Settings that a native fact follows from, where it is more than ``OF_VLM``."""

@@ -97,7 +97,15 @@ def demos(study: StudyConfig, out: Path) -> DemosConfig | None:
     """The demonstrations of the study; null where its data are recorded by others."""
     if study.demos is None:
         return None
-    settings: dict[str, Any] = {"bench": study.bench, "tasks": list(study.tasks), **configs.to_dict(study.demos)}
+    chains = getattr(registry.find("bench", study.bench).Benchmark(), "chains", ())
+    tasks = study.demos.tasks or [task for task in study.tasks if task not in chains]
+    if not tasks:
+        raise refuse(
+            f"The tasks of study {study.name!r} are chains, of which no demonstrations are recorded",
+            possible="demos.tasks: single tasks of the benchmark, such as those that the chains are made of",
+            todo="Name the tasks to record in demos.tasks.",
+        )
+    settings: dict[str, Any] = {"bench": study.bench, **configs.to_dict(study.demos), "tasks": list(tasks)}
     folder = out / f"demos-{configs.digest({**settings, 'benchmark': version(study)})}"
     return DemosConfig(**settings, workers=study.eval.workers, out=folder)
 
@@ -181,7 +189,7 @@ def pretext(study: StudyConfig) -> StudyConfig | None:
         return None
     assert study.pretext is not None and study.demos is not None  # ``begun`` and the schema refuse it
     train = study.train.model_copy(update={"steps": study.pretext.steps, "freeze": ()})
-    demos = study.demos.model_copy(update={"per_task": study.pretext.per_task})
+    demos = study.demos.model_copy(update={"per_task": study.pretext.per_task, "tasks": ()})
     changes = {"tasks": study.pretext.tasks, "train": train, "demos": demos, "arms": arms, "pretext": None}
     return study.model_copy(update=changes | {"select": None, "lr_policy": "fixed", "seeds": (study.pretext.seed,)})
 

@@ -4,7 +4,7 @@ A table row is one checkpoint: rows of two training runs are never mixed here. A
 that treats episodes as independent rejects a true null far too often under retraining noise: none is offered here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -14,8 +14,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 from vlm4vla.records import Comparison, EpisodeRow, Estimate
 from vlm4vla.report import sentences
+from vlm4vla.study import intervals
+from vlm4vla.study.chains import SMOOTHING_STATES, measure_of, paired_interval, sign_flips
 from vlm4vla.study.multiplicity import holm
-from vlm4vla.study.successes import by_start, common_starts
+from vlm4vla.study.successes import Start, by_start, chain_lengths, common_starts
 from vlm4vla.types import refuse
 
 RESAMPLES = 10_000
@@ -29,8 +31,10 @@ percentile interval covered 42 to 89 % at 10 pairs per task, this one 94 to 98 %
 def estimates(rows: Sequence[EpisodeRow], level: float = 0.95) -> list[Estimate]:
     """Success rates with Wilson intervals per (arm, control, benchmark, task), and over all tasks (``task`` null).
 
-    The order is that of first appearance in ``rows``; the mean comes after its tasks. Tasks are fixed strata of equal
-    weight. Refuses: no rows, an episode twice, several runs in one table row, arms with different tasks.
+    Chains of subtasks have the average number solved in a row instead, then the rates of 1, 2, ... in a row, all with
+    intervals over their initial states. The order is that of first appearance in ``rows``; the mean comes after its
+    tasks. Tasks are fixed strata of equal weight. Refuses: no rows, an episode twice, several runs in one table row,
+    arms with different tasks, chains beside other tasks.
     """
     if not rows:
         raise refuse("There are no episode rows to estimate from", todo="Run the evaluation first.")
@@ -52,6 +56,9 @@ def estimates(rows: Sequence[EpisodeRow], level: float = 0.95) -> list[Estimate]
                 possible="the same tasks in every table row, since a mean over other tasks is another quantity",
                 todo="Let the evaluation of this arm finish, or leave the task out of the study.",
             )
+        if measure_of(list(starts.values())) == "completed":
+            out += _chain_estimates(list(starts.values()), level)
+            continue
         outcomes = {t: np.array([r.success for (task, _), r in starts.items() if task == t]) for t in tasks}
         out += [_estimate(arm, control, benchmark, t, {t: outcomes[t]}, level) for t in tasks]
         out.append(_estimate(arm, control, benchmark, None, outcomes, level))
@@ -70,6 +77,7 @@ def compare(
 ) -> Comparison:
     """``a`` minus ``b``, paired on (task, episode): exact McNemar test, bootstrap interval of the mean over tasks.
 
+    Chains are compared by their subtasks solved in a row; their initial states are resampled, and tested.
     Both sides must be one table row each, of the same benchmark version, with the same seed per (task, episode) and
     the same starts. A policy against its own control (same run) is paired on the starts both have, since controls
     may be run on fewer episodes.
@@ -77,6 +85,8 @@ def compare(
     """
     a, b = by_start(rows_a, a_name), by_start(rows_b, b_name)
     pairs = common_starts(a, b, a_name, b_name)
+    if measure_of([table[k] for table in (a, b) for k in pairs]) == "completed":
+        return _compare_chains(a, b, pairs, a_name, b_name, level, resamples, seed)
     tasks = list(dict.fromkeys(task for task, _ in pairs))
     outcome_a = np.array([a[k].success for k in pairs])
     outcome_b = np.array([b[k].success for k in pairs])
@@ -101,6 +111,42 @@ def compare(
         p_value=float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue),
         p_method="exact McNemar",
         estimand="E2",
+    )
+
+
+def _compare_chains(
+    a: Mapping[Start, EpisodeRow],
+    b: Mapping[Start, EpisodeRow],
+    pairs: Sequence[Start],
+    a_name: str,
+    b_name: str,
+    level: float,
+    resamples: int,
+    seed: int,
+) -> Comparison:
+    lengths_a, states, longest = chain_lengths([a[k] for k in pairs], a_name)
+    lengths_b, _, _ = chain_lengths([b[k] for k in pairs], b_name)
+    difference = lengths_a - lengths_b
+    low, high = paired_interval(difference, states, level=level, resamples=resamples, seed=seed)
+    count = len(np.unique(states))
+    return Comparison(
+        a=a_name,
+        b=b_name,
+        benchmark=a[pairs[0]].benchmark,
+        pairs=len(pairs),
+        only_a=int(np.sum(difference > 0)),
+        only_b=int(np.sum(difference < 0)),
+        difference=float(difference.mean()),
+        low=low,
+        high=high,
+        level=level,
+        interval_method=f"paired percentile bootstrap over {count} initial states, {resamples} resamples, seed {seed}, "
+        f"{SMOOTHING_STATES:g} pseudo-states, at least the jackknife's t",
+        p_value=sign_flips(difference, states),
+        p_method="exact test by changes of sign over initial states",
+        estimand="E2",
+        measure="completed",
+        longest=longest,
     )
 
 
@@ -176,3 +222,33 @@ def _estimate(
         method=method,
         estimand="E2",
     )
+
+
+def _chain_estimates(rows: Sequence[EpisodeRow], level: float) -> list[Estimate]:
+    """The average number of subtasks in a row, the rates of 1, 2, ... in a row, and the average as the table's mean."""
+    first = rows[0]
+    name = sentences.row_name(first.arm, first.control)
+    lengths, states, longest = chain_lengths(rows, name)
+    found = intervals.chains(lengths, states, longest, level=level)
+
+    def estimate(task: str | None, key: str) -> Estimate:
+        interval, in_a_row = found[key], None if key == "average" else int(key)
+        return Estimate(
+            arm=first.arm,
+            control=first.control,
+            benchmark=first.benchmark,
+            task=task,
+            episodes=len(rows),
+            successes=int(np.sum(lengths >= (in_a_row or longest))),
+            rate=interval.value,
+            low=interval.low,
+            high=interval.high,
+            level=interval.level,
+            method=interval.method,
+            estimand="E2",
+            measure="completed" if in_a_row is None else "success",
+            longest=longest,
+            in_a_row=in_a_row,
+        )
+
+    return [*(estimate(first.task, key) for key in found), estimate(None, "average")]

@@ -10,10 +10,12 @@ from typing import Any
 from vlm4vla import records, registry
 from vlm4vla.records import Comparison, EpisodeRow, Estimate, RunRecord
 from vlm4vla.report.build import build
+from vlm4vla.report.paper import record
 from vlm4vla.report.sentences import row_name
 from vlm4vla.schemas import EvalConfig, StudyConfig
-from vlm4vla.study import audit, compare, recipes, tuning
+from vlm4vla.study import appendix, audit, compare, recipes, tuning
 from vlm4vla.study.cells import Cell
+from vlm4vla.study.chains import told
 from vlm4vla.types import Benchmark
 
 Key = tuple[str, str | None]
@@ -24,12 +26,14 @@ def conclude(
     config: StudyConfig, out: Path, found: Sequence[Cell], references: Sequence[EvalConfig], made: Mapping[str, Any]
 ) -> None:
     """Write the study's records and its report into ``out``. ``made``: command, wall_s and estimate_s of study.json."""
-    rows = rows_of([*references, *(cell.eval for cell in found)])
+    bench: Benchmark = registry.find("bench", config.bench).Benchmark()
+    rows = told(rows_of([*references, *(cell.eval for cell in found)]), bench, "eval")
     runs = {cell.name: records.read_one(cell.train.out / "run.json", RunRecord) for cell in found}
     played = {cell.name: records.read_one(cell.eval.out / "run.json", RunRecord) for cell in found}
     means, differences = _recipes(config, found, rows)
     records.write_all(out / "estimates.jsonl", [*means, *compare.estimates(rows)])
     records.write_all(out / "comparisons.jsonl", [*differences, *_comparisons(config, found, rows)])
+    records.write_one(out / record.FILE, appendix.appendix(config, found, rows))
     records.write_atomic(out / "audit.json", json.dumps(audit.audit(config, runs, played), indent=1) + "\n")
     records.write_atomic(
         out / "study.json", json.dumps(_summary(config, out, found, references) | dict(made), indent=1) + "\n"

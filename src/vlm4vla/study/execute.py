@@ -1,7 +1,8 @@
 """Run verbs of the command line as processes of their own: one after the other, or several cells at a time.
 
-Each process ends with this one (a restart must not meet a second writer). Cells that run side by side write their
-messages to ``cell.log`` in their folder; here one line per cell shows how far it is, read from the files it writes.
+Each process ends with the one that started it (a restart must not meet a second writer). Cells that run side by side
+write their messages to ``cell.log`` in their folder; here one line per cell shows how far it is, read from the files
+it writes.
 """
 
 import os
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -24,6 +26,12 @@ from vlm4vla.study.state import Failure
 from vlm4vla.types import RunFailed, UserError
 
 Say = Callable[[str], None]
+Work = Callable[[Cell], Failure | None]
+"""What is done with a cell: ``run_cell``, here or in a process of another machine. Returns what failed, or nothing."""
+RunCells = Callable[[Sequence[Cell], int, Say], list[Failure]]
+"""``run_cells`` of this machine or of ``on_ray``."""
+Start = Callable[[Cell], Future[Any]]
+Outcome = Callable[[Cell, Future[Any]], Failure | None]
 
 
 class StageFailed(Exception):
@@ -53,22 +61,35 @@ def default_jobs(threads: int) -> int:
 
 def run_cells(found: Sequence[Cell], jobs: int, say: Say) -> list[Failure]:
     """Train and evaluate every cell that is not finished, ``jobs`` at a time. A failed cell stops no other."""
-    todo = [cell for cell in found if not state.finished(cell)]
+    with ThreadPoolExecutor(jobs) as pool:
+        return follow(found, jobs, say, lambda cell: pool.submit(run_cell, cell), lambda _, future: future.result())
+
+
+def follow(found: Sequence[Cell], jobs: int, say: Say, start: Start, outcome: Outcome) -> list[Failure]:
+    """``start`` every cell that is not finished, ``jobs`` at a time, and show how far they are until all have ended.
+
+    Nothing is started before its turn: what interrupts this function meets no cell that waits in a queue.
+    """
+    waiting = [cell for cell in found if not state.finished(cell)]
+    running: dict[Future[Any], Cell] = {}
     failures: list[Failure] = []
-    with _Board(todo) as board, ThreadPoolExecutor(jobs) as pool:
-        running: dict[Future[Failure | None], Cell] = {pool.submit(_run_cell, cell): cell for cell in todo}
-        while running:
+    with _Board(waiting) as board:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.pop(0)
+                running[start(cell)] = cell
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             board.refresh()
             for future in done:
-                cell, failure = running.pop(future), future.result()
+                cell = running.pop(future)
+                failure = outcome(cell, future)
                 say(f"{cell.name}: trained and evaluated" if failure is None else f"{cell.name}: {failure.message}")
                 if failure is not None:
                     failures.append(failure)
     return failures
 
 
-def _run_cell(cell: Cell) -> Failure | None:
+def run_cell(cell: Cell) -> Failure | None:
     """Train, try candidates, evaluate; what failed, or nothing. ``study status`` reads the failure in the folder."""
     try:
         with records.locked(cell.folder):

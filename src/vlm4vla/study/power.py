@@ -46,8 +46,8 @@ class Design:
         df = self.arms * (seeds - 1)
         away = abs(difference) / math.sqrt(2 * (self.retrain_sd**2 + self.episode_variance) / seeds)
         limit = stats.t.ppf(1 - self.alpha / 2, df)
-        # The wrong side has a chance below that of a normal deviate beyond `away`; scipy's series fails out there.
-        wrong_side = float(stats.nct.cdf(-limit, df, away)) if away < 5 else 0.0
+        # From 3 on the wrong side has a chance below 3e-5; scipy's series fails out there (NaN from 3.7, many arms).
+        wrong_side = float(stats.nct.cdf(-limit, df, away)) if away < 3 else 0.0
         return float(stats.nct.sf(limit, df, away)) + wrong_side
 
     def seeds(self, difference: float, power: float = 0.8) -> int:

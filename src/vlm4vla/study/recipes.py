@@ -16,7 +16,8 @@ def conclude(
     """Mean over tasks of every arm, and every pair of arms. ``arms``: name -> rows without controls, per training seed.
 
     p-values are Holm's over the pairs. ``equivalence``: the difference in rate units, declared beforehand, within which
-    two recipes count as equal; its p-values are Holm's over the pairs as well. Refuses fewer than two seeds.
+    two recipes count as equal; its p-values are Holm's over the pairs as well. Chains are told in subtasks solved in a
+    row, ``equivalence`` too. Refuses fewer than two seeds.
     """
     table = successes(arms)
     bounds = None if equivalence is None else (-equivalence, equivalence)
@@ -41,6 +42,8 @@ def conclude(
             seeds=table.seeds,
             letters=letters.get(r.arm),
             caution=r.caution,
+            measure=table.measure,
+            longest=table.longest,
         )
         for r in found
     ]
@@ -66,6 +69,8 @@ def conclude(
             caution=d.caution,
             equivalence=equivalence,
             equivalence_p=None if d.equivalence_p is None else e,
+            measure=table.measure,
+            longest=table.longest,
         )
         for d, p, e in zip(compared, adjusted, equal, strict=True)
     ]

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from vlm4vla.study.intervals import Interval
+from vlm4vla.study.intervals import Interval, score
 from vlm4vla.study.multiplicity import holm, letters
 from vlm4vla.study.spread import Numbers, Spread, brown_forsythe, spread
 from vlm4vla.study.successes import Successes
@@ -133,7 +133,7 @@ def mean_interval(s: Spread, level: float, variances: Variances = "rule") -> tup
     )  # fmt: skip
     low, high = s.means - half, s.means + half
     for one_over_n, df in relative.ways[1:]:
-        a, b = _score(s.means, np.maximum(one_over_n, least), stats.t.ppf((1 + level) / 2, df))
+        a, b = score(s.means, np.maximum(one_over_n, least), stats.t.ppf((1 + level) / 2, df))
         low, high = np.minimum(low, a), np.maximum(high, b)
     return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
@@ -143,14 +143,6 @@ def _room(s: Spread) -> Numbers:
     smooth = (s.means * s.episodes + 2) / (s.episodes + 4)
     found: Numbers = smooth * (1 - smooth)
     return found
-
-
-def _score(rate: Numbers, one_over_n: Numbers, t: Numbers) -> tuple[Numbers, Numbers]:
-    """Wilson's interval for an effective number of episodes."""
-    squared = t * t * one_over_n
-    centre = (rate + squared / 2) / (1 + squared)
-    half = np.sqrt(squared * rate * (1 - rate) + squared**2 / 4) / (1 + squared)
-    return centre - half, centre + half
 
 
 def _contrast(
@@ -207,6 +199,7 @@ EDGE = (
     "a rate within 10 points of 0 or 1 with so few training runs: if most runs of a recipe fail and few succeed (or "
     "the reverse), the runs seen say too little, and the interval may cover less often than it claims"
 )
+EDGE_OF_CHAINS = EDGE.replace("a rate within 10 points of 0 or 1", "an average within a tenth of its scale's ends")
 EDGE_DF = 8  # K (S - 1) up to which the simulation shows the fault, see `study simulate`
 
 
@@ -216,16 +209,17 @@ def at_the_edge(rate: float, arms: int, seeds: int) -> bool:
 
 
 def recipes(study: Successes, *, level: float = 0.95, variances: Variances = "rule") -> list[Recipe]:
-    """E3 of every arm's mean over tasks."""
-    s = spread(study.outcomes)
+    """E3 of every arm's mean over tasks; of chains, of the average number of subtasks in a row."""
+    s = spread(study.outcomes, study.episodes)
     low, high = mean_interval(s, level, variances)
-    method = _method(s, bool(apart(s, variances)))
+    method = _method(study, s, bool(apart(s, variances)))
     found = []
     for k, arm in enumerate(study.arms):
-        rate = float(s.means[k])
         cautions = [PILOT] if s.seeds == 2 else []
-        cautions += [EDGE] if at_the_edge(rate, s.arms, s.seeds) else []
-        found.append(Recipe("E3", rate, float(low[k]), float(high[k]), level, method, arm, "; ".join(cautions) or None))
+        if at_the_edge(float(s.means[k]), s.arms, s.seeds):
+            cautions.append(EDGE if study.longest is None else EDGE_OF_CHAINS)
+        value, a, b = (study.unit * float(x[k]) for x in (s.means, low, high))
+        found.append(Recipe("E3", value, a, b, level, method, arm, "; ".join(cautions) or None))
     return found
 
 
@@ -236,7 +230,10 @@ def compare_recipes(
     variances: Variances = "rule",
     bounds: tuple[float, float] | None = None,
 ) -> list[Difference]:
-    """E3 of every pair of arms, in their order. ``bounds``: declared before the study, to test equivalence in them."""
+    """E3 of every pair of arms, in their order. ``bounds``: declared before the study, to test equivalence in them.
+
+    Of chains, differences and bounds are in subtasks solved in a row.
+    """
     if len(study.arms) < 2:
         raise refuse("One arm has nothing to be compared with", todo="Give the rows of a second arm.")
     if bounds is not None and not bounds[0] < 0 < bounds[1]:
@@ -245,31 +242,33 @@ def compare_recipes(
             possible="a negative and a positive difference in rate units, such as -0.05 and 0.05",
             todo="Declare the smallest difference that matters, on either side.",
         )
-    s = spread(study.outcomes)
+    s = spread(study.outcomes, study.episodes)
     pairs = list(combinations(range(s.arms), 2))
     found = differences(s, [i for i, _ in pairs], [j for _, j in pairs], variances)
-    half, p = found.half_width(level), found.p_value()
-    equal = None if bounds is None else found.equivalence(*bounds)
+    value, half, p = study.unit * found.value, study.unit * found.half_width(level), found.p_value()
+    equal = None if bounds is None else found.equivalence(bounds[0] / study.unit, bounds[1] / study.unit)
     return [
         Difference(
-            "E3", float(found.value[n]), float(found.value[n] - half[n]), float(found.value[n] + half[n]), level,
-            _method(s, bool(apart(s, variances))), study.arms[i], study.arms[j], float(p[n]),
+            "E3", float(value[n]), float(value[n] - half[n]), float(value[n] + half[n]), level,
+            _method(study, s, bool(apart(s, variances))), study.arms[i], study.arms[j], float(p[n]),
             None if equal is None else float(equal[n]), bounds, PILOT if s.seeds == 2 else None,
         )
         for n, (i, j) in enumerate(pairs)
     ]  # fmt: skip
 
 
-def _method(s: Spread, separate: bool) -> str:
+def _method(study: Successes, s: Spread, separate: bool) -> str:
     variance = (
         f"a retrain variance per arm (Welch, {s.seeds - 1} degrees of freedom each)"
         if separate
         else f"retrain variance pooled over {s.arms} arms ({s.arms * (s.seeds - 1)} degrees of freedom)"
     )
-    return (
-        f"t over {s.seeds} training runs per arm, {variance}, starts added, never narrower than E2, "
-        f"{len(s.start_counts)} tasks as fixed strata"
-    )
+    per_arm = f"t over {s.seeds} training runs per arm, {variance}"
+    if study.episodes is not None:
+        return f"{per_arm}, {s.start_counts[0]} initial states added (jackknife), never narrower than E2"
+    tasks = len(s.start_counts)
+    strata = f", {tasks} tasks as fixed strata" if tasks > 1 else ""
+    return f"{per_arm}, starts added, never narrower than E2{strata}"
 
 
 def display(found: Sequence[Recipe], compared: Sequence[Difference]) -> dict[str, str]:

@@ -14,10 +14,10 @@ from typing import Any
 
 from vlm4vla import config as configs
 from vlm4vla import records, registry
-from vlm4vla.rollout import jobs
+from vlm4vla.rollout import demos, jobs
 from vlm4vla.schemas import StudyConfig
-from vlm4vla.study import audit, cells, conclude, execute, plan, state, tuning
-from vlm4vla.study.execute import Say
+from vlm4vla.study import audit, cells, chains, conclude, execute, plan, state, tuning
+from vlm4vla.study.execute import RunCells, Say
 from vlm4vla.study.state import Failure
 from vlm4vla.types import Benchmark, RunFailed, refuse, step_limit_of
 
@@ -29,6 +29,7 @@ class Study:
         """``jobs``: cells at a time. ``command`` is what the report prints as the way to make it again."""
         self.config, self.out, self.say = config, out.resolve(), say
         self.jobs = jobs or execute.default_jobs(config.train.threads)
+        self.run_cells: RunCells = execute.run_cells  # `--on ray` puts another in its place
         self.command = command or f"vlm4vla study run {out / 'study.yaml'} --out {out}"
         self.bench: Benchmark = registry.find("bench", config.bench).Benchmark()
         self.identity = configs.digest({"study": configs.to_dict(config), "benchmark": self.bench.id})
@@ -102,7 +103,7 @@ class Study:
             return []
         self.say(f"[{stage}] {len(ready)} policies, {self.jobs} at a time; each is trained, then evaluated")
         began = time.monotonic()
-        failures = execute.run_cells(ready, self.jobs, self.say)
+        failures = self.run_cells(ready, self.jobs, self.say)
         self._add_time(stage, time.monotonic() - began)
         return failures
 
@@ -124,6 +125,7 @@ class Study:
     def check(self) -> None:
         """Everything that can be wrong with a study is said before anything runs."""
         jobs.chosen_tasks(self.config.tasks, self.bench)
+        self._check_chains()
         if self.config.pretext is not None:
             jobs.chosen_tasks(self.config.pretext.tasks, self.bench)
         cameras = [camera.name for camera in self.bench.cameras]
@@ -148,6 +150,24 @@ class Study:
                 todo="Make the arms equal there, name the key in may_differ (and in the factor), or give the reason in "
                 "waived.",
             )
+
+    def _check_chains(self) -> None:
+        """What the statistics would refuse when all has run, and demonstrations that cannot be recorded."""
+        chained = [task for task in self.config.tasks if task in getattr(self.bench, "chains", ())]
+        if chained:
+            chains.refuse_mixture(chained, [task for task in self.config.tasks if task not in chained])
+            controls = any(arm.controls for arm in self.config.arms.values())
+            count = self.config.eval.control_episodes if controls else self.config.eval.episodes
+            starts = self.bench.episodes("eval", chained[0], count)
+            if len({chains.of_start(self.bench, start)["initial_state"] for start in starts}) < 2:
+                raise refuse(
+                    f"The first {count} eval starts of {chained[0]!r} begin in one initial state",
+                    possible="starts in two initial states or more: intervals are about other states",
+                    todo="Raise eval.episodes (and eval.control_episodes).",
+                )
+        made = cells.demos(self.config, self.out)
+        if made is not None:
+            demos.recordable(made.tasks, self.bench)
 
     def _estimate(self) -> dict[str, Any] | None:
         """The study's cost; null where it cannot be measured, which stops nothing: its cells will say why."""

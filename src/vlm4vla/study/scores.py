@@ -1,8 +1,8 @@
 """Score files and success files for ``study correlate``: CSV, JSON or YAML rows, read strictly and joined by VLM.
 
 A score row is one number of one VLM on one task under one metric, as evaluation harnesses write it: their value is
-``score``, their stderr ``standard_error``, their task version or prompt hash ``prompt``. Two prompts of one task are
-two different tests, so they are never mixed within one correlation.
+``score``, their stderr ``standard_error``, their task version or prompt hash ``prompt``. Two prompts of one task, or
+two evaluators, are two different tests, so they are never mixed within one correlation. ``score_file.py`` writes them.
 """
 
 import csv
@@ -28,7 +28,10 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class ScoreRow(Config):
-    """``n``: questions behind the score. ``prompt``: id or version of the prompt, null where there is only one."""
+    """``n``: questions behind the score. ``prompt``: id or version of the prompt, null where there is only one.
+
+    ``low``, ``high``: a 95 % interval of the score. ``evaluator``: what asked and graded, with its version.
+    """
 
     vlm: Name
     family: Name
@@ -36,8 +39,11 @@ class ScoreRow(Config):
     metric: Name
     score: Finite
     standard_error: Error | None = None
+    low: Finite | None = None
+    high: Finite | None = None
     prompt: str | None = None
     n: Annotated[int, Field(gt=0)] | None = None
+    evaluator: str | None = None
 
 
 class SuccessRow(Config):
@@ -122,13 +128,8 @@ def pair(scores: Sequence[ScoreRow], success: Sequence[SuccessRow], notes: Seque
     out: list[Pairing] = []
     for task, metric in dict.fromkeys((s.task, s.metric) for s in scores):
         of_task = [s for s in scores if (s.task, s.metric) == (task, metric)]
-        prompts = sorted({s.prompt or "(none)" for s in of_task})
-        if len(prompts) > 1:
-            raise refuse(
-                f"{task}, {metric}: scores under {len(prompts)} prompts: {', '.join(prompts)}",
-                possible="one prompt for all VLMs",
-                todo="Keep the rows of one prompt, or call the other one another task.",
-            )
+        prompts = _one("prompt", [s.prompt for s in of_task], f"{task}, {metric}")
+        _one("evaluator", [s.evaluator for s in of_task], f"{task}, {metric}")
         left = _by_vlm(of_task, f"{task}, {metric}")
         for benchmark in dict.fromkeys(s.benchmark for s in success):
             right = _by_vlm([s for s in success if s.benchmark == benchmark], benchmark)
@@ -152,6 +153,18 @@ def pair(scores: Sequence[ScoreRow], success: Sequence[SuccessRow], notes: Seque
                 )
             )
     return out
+
+
+def _one(what: str, values: Sequence[str | None], where: str) -> list[str]:
+    """The one value of a column; refuses several: they are several tests."""
+    found = sorted({value or "(none)" for value in values})
+    if len(found) > 1:
+        raise refuse(
+            f"{where}: scores under {len(found)} {what}s: {', '.join(found)}",
+            possible=f"one {what} for all VLMs",
+            todo=f"Keep the rows of one {what}, or call the other one another task.",
+        )
+    return found
 
 
 def _point(score: ScoreRow, success: SuccessRow) -> Point:
@@ -200,9 +213,8 @@ def _of_study(folder: Path) -> tuple[list[SuccessRow], tuple[str, ...]]:
                 )
                 for e in rows
             ]
-            return made, (
-                f"Success rates of estimand {estimand}; errors are those of their intervals ({rows[0].method}).",
-            )
+            what = "Success rates" if rows[0].measure == "success" else "Average subtasks in a row"
+            return made, (f"{what} of estimand {estimand}; errors are those of their intervals ({rows[0].method}).",)
     raise refuse(
         f"{folder} has no estimates",
         possible="a folder that `vlm4vla study run` finished, or a file with vlm, benchmark, successes, n",

@@ -23,13 +23,14 @@ class Spread:
 
     ``task_means`` (..., K, S, T): rate of each checkpoint on each task. ``starts`` (..., K, K): covariance of two arms'
     means as their starts show it. ``noise`` (..., K): the part of an arm's variance that seeds and starts both show,
-    since it belongs to single episodes. ``start_counts`` (T,).
+    since it belongs to single episodes. ``start_counts`` (T,). ``episodes``: of an arm, all its seeds together.
     """
 
     task_means: Numbers
     starts: Numbers
     noise: Numbers
     start_counts: tuple[int, ...]
+    episodes: int
 
     @property
     def arms(self) -> int:
@@ -38,11 +39,6 @@ class Spread:
     @property
     def seeds(self) -> int:
         return int(self.task_means.shape[-2])
-
-    @property
-    def episodes(self) -> int:
-        """Episodes per arm."""
-        return self.seeds * sum(self.start_counts)
 
     @property
     def starts_df(self) -> int:
@@ -67,9 +63,10 @@ class Spread:
         return found
 
 
-def spread(outcomes: Sequence[npt.NDArray[np.bool_]]) -> Spread:
-    """Sums of squares of a study. ``outcomes``: per task (..., arms, seeds, starts).
+def spread(outcomes: Sequence[npt.NDArray[np.bool_] | npt.NDArray[np.float64]], episodes: int | None = None) -> Spread:
+    """Sums of squares of a study. ``outcomes``: per task (..., arms, seeds, starts), or numbers between 0 and 1.
 
+    ``episodes``: of one run, where a start stands for several (the initial state of chains); null: one each.
     Refuses one seed (nothing is known about retraining) and one start of a task (nothing is known about its starts).
     """
     *_, arms, seeds, _ = outcomes[0].shape
@@ -96,10 +93,13 @@ def spread(outcomes: Sequence[npt.NDArray[np.bool_]]) -> Spread:
         of_start = y.sum(axis=-2, dtype=np.float64) / seeds
         centred = of_start - of_start.mean(axis=-1, keepdims=True)
         starts += centred @ centred.swapaxes(-1, -2) / ((n - 1) * n * tasks**2)
-        # Outcomes are 0 or 1, so a checkpoint's sum of squares about its own rate is n p (1 - p).
-        left = n * (rate * (1 - rate)).sum(axis=-1) - seeds * (centred**2).sum(axis=-1)
+        if y.dtype == np.bool_:  # a checkpoint's sum of squares about its own rate is n p (1 - p)
+            squares = n * (rate * (1 - rate)).sum(axis=-1)
+        else:
+            squares = ((y - rate[..., None]) ** 2).sum(axis=(-2, -1))
+        left = squares - seeds * (centred**2).sum(axis=-1)
         noise += left / ((seeds - 1) * (n - 1) * n * seeds * tasks**2)
-    return Spread(means, starts, noise, counts)
+    return Spread(means, starts, noise, counts, seeds * (episodes or sum(counts)))
 
 
 def brown_forsythe(seed_means: Numbers, seed_floor: float) -> Numbers:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vlm4vla.records import EpisodeRow
+from vlm4vla.records import EpisodeRow, Measure
+from vlm4vla.study.chains import measure_of, per_state
 from vlm4vla.types import refuse
 
 Start = tuple[str, int]  # task, episode
@@ -14,23 +15,38 @@ Start = tuple[str, int]  # task, episode
 
 @dataclass(frozen=True)
 class Successes:
-    """Outcomes of a study on one benchmark: ``outcomes`` has per task an array (arms, training seeds, starts)."""
+    """Outcomes of a study on one benchmark: ``outcomes`` has per task an array (arms, training seeds, starts).
+
+    Chains have initial states in place of starts (``episodes`` is then the number of chains of one run), and numbers in
+    place of outcomes: subtasks solved in a row as a share of ``longest``, by ``chains.per_state``.
+    """
 
     benchmark: str
     arms: tuple[str, ...]
     tasks: tuple[str, ...]
-    outcomes: tuple[npt.NDArray[np.bool_], ...]
+    outcomes: tuple[npt.NDArray[np.bool_] | npt.NDArray[np.float64], ...]
+    longest: int | None = None
+    episodes: int | None = None
 
     @property
     def seeds(self) -> int:
         return int(self.outcomes[0].shape[1])
+
+    @property
+    def measure(self) -> Measure:
+        return "success" if self.longest is None else "completed"
+
+    @property
+    def unit(self) -> int:
+        """What one unit of ``outcomes`` is in the numbers that are told: subtasks of a chain, or 1 (a rate)."""
+        return self.longest or 1
 
 
 def successes(arms: Mapping[str, Sequence[Sequence[EpisodeRow]]]) -> Successes:
     """The table of a study. ``arms``: name of the arm -> the rows of each of its training runs.
 
     Starts are matched by task and episode; the order of the rows and of the runs means nothing. Refuses: an arm without
-    runs, a run counted twice, unequal numbers of runs, other starts than the first run's.
+    runs, a run counted twice, unequal numbers of runs, other starts than the first run's, chains beside other tasks.
     """
     if not arms:
         raise refuse("There are no arms to estimate from", todo="Give the rows of at least one arm.")
@@ -61,30 +77,46 @@ def successes(arms: Mapping[str, Sequence[Sequence[EpisodeRow]]]) -> Successes:
     for table, name in zip(tables[1:], list(names.values())[1:], strict=True):
         starts = common_starts(tables[0], table, first, name)
     tasks = tuple(dict.fromkeys(task for task, _ in starts))
+    one = tables[0][starts[0]]
+    measure = measure_of([row for table in tables for row in table.values()])
+    if one.initial_state is None and measure == "success":
+        return Successes(one.benchmark, tuple(arms), tasks, _by_task(tables, starts, tasks, len(arms)))
+    _, states, subtasks = chain_lengths([tables[0][s] for s in starts], first)
+    longest = subtasks if measure == "completed" else None
+    results = [
+        [row.success if longest is None else row.completed for row in map(t.__getitem__, starts)] for t in tables
+    ]
+    values = per_state(np.array(results, dtype=np.float64) / (longest or 1), states)
+    outcomes = (values.reshape(len(arms), -1, values.shape[-1]),)
+    return Successes(one.benchmark, tuple(arms), tasks, outcomes, longest, len(starts))
+
+
+def _by_task(
+    tables: Sequence[Mapping[Start, EpisodeRow]], starts: Sequence[Start], tasks: Sequence[str], arms: int
+) -> tuple[npt.NDArray[np.bool_], ...]:
     outcomes = []
     for task in tasks:
         flat = np.array([[table[s].success for s in starts if s[0] == task] for table in tables])
-        outcomes.append(flat.reshape(len(arms), -1, flat.shape[-1]))
-    return Successes(next(iter(tables[0].values())).benchmark, tuple(arms), tasks, tuple(outcomes))
+        outcomes.append(flat.reshape(arms, -1, flat.shape[-1]))
+    return tuple(outcomes)
 
 
-def chain_lengths(
-    rows: Sequence[EpisodeRow], name: str, state_of: Mapping[int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Subtasks solved in a row, and the number of the initial state, per episode of one checkpoint.
+def chain_lengths(rows: Sequence[EpisodeRow], name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """Of chains of one checkpoint: subtasks solved in a row and number of the initial state, per row; subtasks at most.
 
-    ``state_of``: episode -> number of its initial state, as the benchmark describes it.
+    Refuses rows of single tasks, and of chains whose initial state nobody told (``chains.told`` does).
     """
-    starts = by_start(rows, name)
-    single = [start for start, row in starts.items() if row.completed is None or start[1] not in state_of]
+    by_start(rows, name)
+    single = [(row.task, row.episode) for row in rows if row.initial_state is None or row.subtasks is None]
     if single:
         raise refuse(
             f"{len(single)} episodes of {name!r} are no chains or have no initial state, such as {single[0]}",
             possible="rows of a benchmark whose episodes are chains, and the initial state of each",
             todo="Leave the single tasks out.",
         )
-    lengths = np.array([row.completed for row in starts.values()], dtype=np.int64)
-    return lengths, np.array([state_of[episode] for _, episode in starts], dtype=np.int64)
+    lengths = np.array([row.completed or 0 for row in rows], dtype=np.int64)
+    states = np.array([row.initial_state for row in rows], dtype=np.int64)
+    return lengths, states, max(row.subtasks or 0 for row in rows)
 
 
 def by_start(rows: Sequence[EpisodeRow], name: str) -> dict[Start, EpisodeRow]:

@@ -12,9 +12,10 @@ from vlm4vla import records, registry
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.report.sentences import row_name
 from vlm4vla.study import compare
+from vlm4vla.study.chains import told
 from vlm4vla.study.intervals import Interval, chains, wilson
 from vlm4vla.study.successes import chain_lengths
-from vlm4vla.types import Benchmark, EpisodeSpec, Split, refuse
+from vlm4vla.types import Benchmark, Split, refuse
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:
@@ -31,23 +32,19 @@ def summary(folder: Path) -> list[dict[str, Any]]:
             todo="Give that folder.",
         )
     run = records.read_one(folder / "run.json", RunRecord)
-    rows = records.read_all(file, EpisodeRow)
+    bench: Benchmark = registry.find("bench", str(run.config["bench"])).Benchmark()
+    rows = told(records.read_all(file, EpisodeRow), bench, run.config["split"])
     lines: list[dict[str, Any]] = []
-    in_a_row: set[str | None] = {row.task for row in rows if row.completed is not None}
-    if {row.task for row in rows} == in_a_row:
-        in_a_row |= {None}  # no mean over single tasks either
-    for e in compare.estimates(rows):
+    single = [row for row in rows if row.completed is None]
+    for e in compare.estimates(single) if single else []:
         interval = Interval(e.estimand, e.rate, e.low, e.high, e.level, e.method)
-        if e.task not in in_a_row:  # of chains: below, over their initial states
-            lines.append(_line(row_name(e.arm, e.control), e.task, "success", e.episodes, interval))
+        lines.append(_line(row_name(e.arm, e.control), e.task, "success", e.episodes, interval))
     chained = [row for row in rows if row.completed is not None]
-    if chained:
-        bench: Benchmark = registry.find("bench", str(run.config["bench"])).Benchmark()
-        for control in dict.fromkeys(row.control for row in chained):
-            for task in dict.fromkeys(row.task for row in chained):
-                part = [row for row in chained if (row.control, row.task) == (control, task)]
-                if part:
-                    lines += _chains(part, bench, run.config["split"])
+    for control in dict.fromkeys(row.control for row in chained):
+        for task in dict.fromkeys(row.task for row in chained):
+            part = [row for row in chained if (row.control, row.task) == (control, task)]
+            if part:
+                lines += _chains(part, bench, run.config["split"])
     return lines
 
 
@@ -68,36 +65,23 @@ def sentences(lines: Sequence[dict[str, Any]]) -> list[str]:
 def _chains(rows: Sequence[EpisodeRow], bench: Benchmark, split: Split) -> list[dict[str, Any]]:
     """Chains of one task and control."""
     first = rows[0]
-    if first.benchmark != bench.id:
-        raise refuse(
-            f"The rows are of {first.benchmark}, and the benchmark here is {bench.id}",
-            possible="the version, and the variant, that made them",
-            todo="Choose that variant, or install that version of vlm4vla.",
-        )
     name = row_name(first.arm, first.control)
-    starts = bench.episodes(split, first.task, 1 + max(row.episode for row in rows))
-    told = {start.index: _describe(bench, start) for start in starts}
-    lengths, states = chain_lengths(rows, name, {i: t["initial_state"] for i, t in told.items()})
-    longest = len(next(iter(told.values()))["subtasks"])
+    lengths, states, longest = chain_lengths(rows, name)
     lines = []
     if len(set(states.tolist())) > 1:
         for key, interval in chains(lengths, states, longest).items():
             lines.append(_line(name, first.task, f"in a row: {key}", len(rows), interval))
+    starts = bench.episodes(split, first.task, 1 + max(row.episode for row in rows))
+    subtasks: dict[int, list[str]] = {s.index: bench.describe(s)["subtasks"] for s in starts}  # type: ignore[attr-defined]  # as Benchmark says
     tried: dict[str, list[bool]] = {}
     for row in rows:
         assert row.completed is not None
-        subtasks = told[row.episode]["subtasks"]
-        for place, subtask in enumerate(subtasks[: row.completed + 1]):
+        for place, subtask in enumerate(subtasks[row.episode][: row.completed + 1]):
             tried.setdefault(subtask, []).append(place < row.completed)
     for subtask in sorted(tried):
         solved, n = sum(tried[subtask]), len(tried[subtask])
         lines.append(_line(name, first.task, f"subtask: {subtask}", n, wilson(solved, n)))
     return lines
-
-
-def _describe(bench: Benchmark, start: EpisodeSpec) -> dict[str, Any]:
-    told: dict[str, Any] = bench.describe(start)  # type: ignore[attr-defined]  # one with chains has it: see Benchmark
-    return told
 
 
 def _line(row: str, task: str | None, what: str, n: int, interval: Interval) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def split(study: Successes, *, level: float = 0.95) -> list[Component]:
     ``retrain, all tasks alike`` and ``retrain x task`` are what it is made of; ``task``: the spread of the tasks' rates
     within an arm; ``start``: of starts within a task, for the arm's checkpoints on average; ``episode``: the rest.
     """
-    s = spread(study.outcomes)
+    s = spread(study.outcomes, study.episodes)
     level_and_df = _MeanSquares(s)
     found = level_and_df.components(level)
     total = sum(sd**2 for name, sd, *_ in found if name != "retrain")

@@ -101,11 +101,13 @@ def _frozen(policy: Policy) -> list[str]:
 def _of_optimizer(config: TrainConfig, policy: Policy) -> dict[str, Any]:
     """Of the schedule as the code computes it, and of the parameter groups as it builds them."""
     rates = np.array([schedule.rate(config.optimizer, step, config.steps) for step in range(config.steps)])
-    highest = float(f"{rates.max():.10g}")
-    groups = schedule.build(config.optimizer, policy).param_groups
+    optimizer = schedule.build(config.optimizer, policy)
+    groups = optimizer.param_groups
+    schedule.set_rates(optimizer, config.optimizer, int(rates.argmax()), config.steps)
+    highest = [float(f"{group['lr']:.10g}") for group in groups]
     return {
-        "learning_rate": highest,
-        "warmup_steps": int(np.argmax(rates >= highest * (1 - 1e-9))) + 1,
+        "learning_rate": highest if len(highest) > 1 else highest[0],
+        "warmup_steps": int(np.argmax(rates >= rates.max() * (1 - 1e-9))) + 1,
         "schedule": config.optimizer.schedule,
         "weight_decay": sorted({float(group["weight_decay"]) for group in groups}),
         "clip_norm": config.optimizer.clip_norm or None,

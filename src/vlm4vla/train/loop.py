@@ -115,9 +115,7 @@ def _step(
 ) -> dict[str, float]:
     """One optimizer step; returns the log's numbers."""
     torch.manual_seed(((config.seed * 1_000_003 + step) * 4_099 + world.rank) % 2**63)
-    lr = schedule.rate(config.optimizer, step, config.steps)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    lr = schedule.set_rates(optimizer, config.optimizer, step, config.steps)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss, parts = wrapped(batch)
     # DDP averages gradients over processes; weighted so, the result is the mean over all valid steps of the global

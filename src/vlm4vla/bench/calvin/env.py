@@ -25,6 +25,7 @@ from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.types import (
     SPLITS,
     ActionSpec,
+    CameraMove,
     CameraSpec,
     Dimension,
     Env,
@@ -58,6 +59,11 @@ class Benchmark:
         CameraSpec(protocol.STATIC, protocol.STATIC_PICTURE, protocol.STATIC_PICTURE),
         CameraSpec(protocol.GRIPPER, protocol.GRIPPER_PICTURE, protocol.GRIPPER_PICTURE),
     )
+    # The static camera sees 10 degrees from 4 m away: 2 degrees would be a fifth of its picture.
+    camera_moves: ClassVar[dict[str, CameraMove]] = {
+        protocol.STATIC: CameraMove(metres=0.03, degrees=0.5),
+        protocol.GRIPPER: CameraMove(metres=0.01, degrees=2.0),
+    }
     state_names = (
         *(f"tcp_{axis}_m" for axis in "xyz"),
         *(f"tcp_euler_{axis}_rad" for axis in "xyz"),
@@ -91,6 +97,17 @@ class Benchmark:
         if _known(task) in CHAINS:
             return "solve five tasks in a row"
         return sentences()[task]
+
+    def paraphrase(self, task: str) -> str:
+        """Another official sentence for a single task, for the control of that name: see ``language.other_words``."""
+        if _known(task) in CHAINS:
+            raise refuse(
+                f"{task!r} is several tasks in a row, each with a sentence of its own",
+                given=task,
+                possible=SINGLE,
+                todo="Ask for the paraphrase of one of these.",
+            )
+        return language.other_words()[task]
 
     def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
         """The first ``count`` starts of a split; a longer list begins with the shorter one. 1000 chains at most.

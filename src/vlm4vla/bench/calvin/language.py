@@ -7,6 +7,13 @@ from vlm4vla.bench import assets
 from vlm4vla.bench.calvin import sequences
 from vlm4vla.types import refuse
 
+THINGS = frozenset(
+    (
+        *("red", "blue", "pink", "block", "drawer", "cabinet", "sliding", "door", "handle"),
+        *("switch", "button", "light", "bulb", "led", "left", "right", "on", "off"),
+    )
+)
+"""Words of the evaluation's sentences that a paraphrase keeps: things, colours, sides, and which way a light goes."""
 FOLDER = "calvin_models/conf/annotations"
 EVALUATION, TRAINING = f"{FOLDER}/new_playtable_validation.yaml", f"{FOLDER}/new_playtable.yaml"
 
@@ -21,6 +28,20 @@ def sentences() -> dict[str, str]:
 def paraphrases() -> dict[str, tuple[str, ...]]:
     """Task -> the sentences that the official training data are annotated with."""
     return _read(TRAINING)
+
+
+@cache
+def other_words() -> dict[str, str]:
+    """Task -> the first sentence of the training annotations that keeps all ``THINGS`` of the evaluation's sentence."""
+    told = sentences()
+    return {
+        task: next(other for other in found if other != told[task] and THINGS & _words(told[task]) <= _words(other))
+        for task, found in paraphrases().items()
+    }
+
+
+def _words(sentence: str) -> set[str]:
+    return set(re.findall(r"\w+", sentence))
 
 
 def _read(name: str) -> dict[str, tuple[str, ...]]:

@@ -4,12 +4,16 @@ A world is built anew for every start, and each rebuild in a client that draws w
 back. So there is one drawing client a process, kept for its life; scenes that are not shown wait below the floor.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pybullet as p
 
+from vlm4vla.bench import common
 from vlm4vla.bench.calvin import backend, protocol
 from vlm4vla.bench.calvin.scenes import BY_NAME
 from vlm4vla.bench.calvin.world import (
@@ -23,11 +27,13 @@ from vlm4vla.bench.calvin.world import (
     load_table,
     names_of,
 )
-from vlm4vla.types import Image
+from vlm4vla.types import CameraShift, Image
 
 _AWAY = (0.0, 0.0, -50.0)
 _LEVEL = (0.0, 0.0, 0.0, 1.0)
 _DARK, _GLOW = (1, 1, 1, 1), {"lightbulb": (1, 1, 0, 1), "led": (0, 1, 0, 1)}
+
+_UNMOVED: Final[Mapping[str, CameraShift]] = MappingProxyType({})
 
 _kept: list["Painter"] = []
 
@@ -67,11 +73,21 @@ class Painter:
         )
 
     def draw(
-        self, world: World, cameras: tuple[str, ...], static_near: float = protocol.STATIC_NEAR
+        self,
+        world: World,
+        cameras: tuple[str, ...],
+        static_near: float = protocol.STATIC_NEAR,
+        shifts: Mapping[str, CameraShift] = _UNMOVED,
     ) -> dict[str, Image]:
-        """Pictures (height, width, 3) of the world as it is now, by camera. ``static_near``: near plane in metres."""
+        """Pictures (height, width, 3) of the world as it is now, by camera. ``static_near``: near plane in metres.
+
+        ``shifts`` move the cameras that they name; the camera on the hand against the hand.
+        """
         self._show(world)
-        return {n: self._static(static_near) if n == protocol.STATIC else self._hand(world) for n in cameras}
+        return {
+            n: self._static(static_near, shifts.get(n)) if n == protocol.STATIC else self._hand(world, shifts.get(n))
+            for n in cameras
+        }
 
     def _show(self, world: World) -> None:
         name = world.scene.name
@@ -111,18 +127,31 @@ class Painter:
     def _put(self, body: int, position: Any, turn: Any) -> None:
         p.resetBasePositionAndOrientation(body, position, turn, physicsClientId=self._client)
 
-    def _static(self, near: float) -> Image:
+    def _static(self, near: float, shift: CameraShift | None = None) -> Image:
         lens = p.computeProjectionMatrixFOV(protocol.STATIC_FIELD_OF_VIEW, 1.0, near, protocol.STATIC_FAR)
-        return self._picture(protocol.STATIC_PICTURE, self._static_view, lens)
+        view = self._static_view if shift is None else _moved_view(self._static_view, shift)
+        return self._picture(protocol.STATIC_PICTURE, view, lens)
 
-    def _hand(self, world: World) -> Image:
+    def _hand(self, world: World, shift: CameraShift | None = None) -> Image:
         # From the world, not from the copy: Bullet's link state lags behind the joints by one physics step, and the
         # original looks from there.
         state = p.getLinkState(world.robot, self._hand_camera, physicsClientId=world.client)
         position, axes = np.array(state[0]), np.array(p.getMatrixFromQuaternion(state[1])).reshape(3, 3)
         view = p.computeViewMatrix(position, position + axes[:, 1], -axes[:, 2])
+        if shift is not None:
+            view = _moved_view(view, shift)
         return self._picture(protocol.GRIPPER_PICTURE, view, self._hand_lens)
 
     def _picture(self, size: int, view: Any, lens: Any) -> Image:
         pixels = p.getCameraImage(size, size, view, lens, **self._options)[2]
         return np.ascontiguousarray(np.reshape(pixels, (size, size, 4))[:, :, :3].astype(np.uint8))
+
+
+def _moved_view(view: tuple[float, ...], shift: CameraShift) -> tuple[float, ...]:
+    """The view matrix after a move: Bullet's 16 numbers, column by column, from the world to OpenGL's camera."""
+    matrix: npt.NDArray[np.float64] = np.array(view).reshape(4, 4).T
+    axes = matrix[:3, :3].T  # columns: to the right, up, towards the viewer
+    place, turned = common.moved(-axes @ matrix[:3, 3], axes, shift)
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = turned.T, -turned.T @ place
+    return tuple(out.T.ravel().tolist())

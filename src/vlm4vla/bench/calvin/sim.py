@@ -1,6 +1,6 @@
 """One live environment: the world, its pictures, and the tasks to be solved in it. Loads pybullet."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,16 @@ from vlm4vla.bench.calvin.render import painter
 from vlm4vla.bench.calvin.scripts import play_until_held
 from vlm4vla.bench.calvin.world import World
 from vlm4vla.bench.common import chosen_cameras, must_be_of
-from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector, refuse
+from vlm4vla.types import (
+    ActionSpec,
+    CameraShift,
+    CameraSpec,
+    EpisodeSpec,
+    Observation,
+    StepResult,
+    Vector,
+    refuse,
+)
 
 _live: list["TableEnv"] = []  # at most one
 _ATTEMPTS = 20  # starts drawn at most, where lifting fails
@@ -39,6 +48,7 @@ class TableEnv:
         self.task: str = task
         self._data, self._spec, self._sentences = data, spec, sentences
         self._cameras, self._shown = cameras, cameras
+        self._shifts: dict[str, CameraShift] = {}
         self.world = World(data, forgets_led)
         self._tasks: tuple[str, ...] = ()
         self._told: dict[str, str] = {}
@@ -48,6 +58,11 @@ class TableEnv:
     def look_at(self, cameras: Collection[str]) -> None:
         """Pictures of these cameras only, from now on."""
         self._shown = chosen_cameras(cameras, self._cameras)
+
+    def move_cameras(self, shifts: Mapping[str, CameraShift]) -> None:
+        """Let these cameras see from where their shift puts them, from now on; the others from where they belong."""
+        chosen_cameras(shifts, self._cameras)
+        self._shifts = dict(shifts)
 
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Build the start of ``episode``; it alone decides it."""
@@ -119,6 +134,6 @@ class TableEnv:
 
     def _observe(self) -> Observation:
         names = tuple(camera.name for camera in self._shown)
-        pictures = painter(self._data).draw(self.world, names) if names else {}
+        pictures = painter(self._data).draw(self.world, names, shifts=self._shifts) if names else {}
         state = self.world.robot_obs().astype(np.float32)
         return Observation(pictures, (self._told or self._sentences)[self.subtask], state)

@@ -9,18 +9,20 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.bench.libero import protocol, variants
+from vlm4vla.bench.libero.paraphrases import paraphrase
 from vlm4vla.bench.libero.protocol import ID
 from vlm4vla.bench.libero.starts import start_seed
 from vlm4vla.bench.libero.tasks import DEFAULT, SUITE_OF, SUITES, instruction
 from vlm4vla.types import (
     SPLITS,
     ActionSpec,
+    CameraMove,
     CameraSpec,
     Dimension,
     Env,
@@ -58,6 +60,10 @@ class Benchmark:
     state_names = (*(f"ee_states.{n}" for n in _POSE), "gripper_states.left", "gripper_states.right")
     success_rule = protocol.SUCCESS_RULE
     data_format = "libero_hdf5"
+    camera_moves: ClassVar[dict[str, CameraMove]] = {
+        "agentview": CameraMove(metres=0.03, degrees=2.0),
+        "eye_in_hand": CameraMove(metres=0.01, degrees=2.0),
+    }
 
     def __init__(self) -> None:
         self._variant = variants.chosen()
@@ -76,6 +82,10 @@ class Benchmark:
 
     def instruction(self, task: str) -> str:
         return instruction(self._known(task))
+
+    def paraphrase(self, task: str) -> str:
+        """The instruction in other words, for the control of that name."""
+        return paraphrase(self.instruction(task))
 
     def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
         """The first ``count`` starts of a split; ``eval`` has 50, the others never end."""

@@ -11,6 +11,9 @@ Way = tuple[float, Point]
 
 _WIDEST = 0.074  # metres between the open fingers, with some room
 _FINGER = 0.032  # how deep a thing may stand between the fingers
+_PAD = 0.012  # metres of a thing beyond the middle of the fingers, at least
+_ASIDE = 0.03  # metres off the middle of a thing, at most
+_ASKEW, _ASKEW_PER_M = 30.0, 100.0  # a way that is not straight is for where 60 points and more stand in the others
 _DIRECTIONS = 24
 
 
@@ -24,22 +27,49 @@ def best(whole: shapes.Extent, obstacles: Point, base: Point, prefer: float | No
         return _blocked(angle, point, obstacles) + 0.3 * turned + 12 * stretched
 
     ways = between(whole) or (handle(whole) if closed_above(whole) else rim(whole))
-    return min(ways, key=cost)
+    costs = [(cost(way), way) for way in ways]
+    costs += [(cost(way) + _ASKEW + _ASKEW_PER_M * off, way) for way, off in askew(whole)]
+    return min(costs, key=lambda pair: pair[0])[1]
 
 
 def between(whole: shapes.Extent) -> list[Way]:
     """The ways to take it between the fingers; [] where it is too wide."""
-    z = max(whole.bottom + 0.012, whole.top - _FINGER)
-    slice_ = whole.points[np.abs(whole.points[:, 2] - z) < 0.02]
-    near = shapes.Extent(slice_ if len(slice_) >= 8 else whole.points)
-    angles = np.linspace(0, np.pi, _DIRECTIONS, endpoint=False)
-    widths = np.array([near.width(angle)[0] for angle in angles])
+    z, near, angles, widths = _slice(whole)
     ways = []
     for angle in angles[widths < min(_WIDEST, widths.min() + 0.002)]:
         along, beside = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         middle = near.width(angle)[1] * along + near.width(angle + np.pi / 2)[1] * beside
         ways.append((float(angle), np.append(middle, z)))
     return ways
+
+
+def askew(whole: shapes.Extent) -> list[tuple[Way, float]]:
+    """More ways to take it between the fingers, each with how far it is from the straight one (m, wider and aside).
+
+    Turned from the narrowest side, and towards the ends of a long thing: what stands close to it would be under the
+    hand, which is broad in the direction of closing. A round thing has no ends.
+    """
+    z, near, angles, widths = _slice(whole)
+    narrow = float(angles[widths.argmin()])
+    across, along = np.array([np.cos(narrow), np.sin(narrow)]), np.array([-np.sin(narrow), np.cos(narrow)])
+    length, centre = near.width(narrow + np.pi / 2)
+    middle = near.width(narrow)[1] * across + centre * along
+    end = max(0.0, min(_ASIDE, length / 2 - _PAD, length - float(widths.min())))
+    ways = []
+    for angle, width in zip(angles, widths, strict=True):
+        for aside in np.linspace(-end, end, 5) if width < _WIDEST else ():
+            off = float(width - widths.min() + abs(aside))
+            ways.append(((float(angle), np.append(middle + aside * along, z)), off))
+    return ways
+
+
+def _slice(whole: shapes.Extent) -> tuple[float, shapes.Extent, Point, Point]:
+    """(height to take it at, what of it is near there, directions (24,), its widths in them (24,))."""
+    z = max(whole.bottom + 0.012, whole.top - _FINGER)
+    slice_ = whole.points[np.abs(whole.points[:, 2] - z) < 0.02]
+    near = shapes.Extent(slice_ if len(slice_) >= 8 else whole.points)
+    angles = np.linspace(0, np.pi, _DIRECTIONS, endpoint=False)
+    return z, near, angles, np.array([near.width(angle)[0] for angle in angles])
 
 
 def rim(whole: shapes.Extent) -> list[Way]:

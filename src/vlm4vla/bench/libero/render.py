@@ -1,5 +1,6 @@
 """Pictures of both cameras, turned in one place."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from vlm4vla.bench import mujoco_render
 from vlm4vla.bench.libero.protocol import CAMERAS, HALF_TURN, MULTISAMPLES
 from vlm4vla.bench.mujoco_render import BACKEND, describe
-from vlm4vla.types import CameraSpec, Image
+from vlm4vla.types import CameraShift, CameraSpec, Image
 
 __all__ = ["BACKEND", "PictureMaker", "describe"]
 
@@ -19,9 +20,17 @@ class PictureMaker(mujoco_render.PictureMaker):
         super().__init__(model, max(c.height for c in cameras), max(c.width for c in cameras), MULTISAMPLES)
         self.option.geomgroup[0], self.option.geomgroup[1] = 0, 1  # robosuite: collision shapes, what is seen
 
-    def pictures(self, model: Any, data: Any, cameras: tuple[CameraSpec, ...]) -> dict[str, Image]:
-        """(height, width, 3) of the current state by camera; ``cameras`` are among those of the start."""
-        return {c.name: self._turned(self.draw(model, data, CAMERAS[c.name], c.height, c.width)) for c in cameras}
+    def pictures(
+        self, model: Any, data: Any, cameras: tuple[CameraSpec, ...], shifts: Mapping[str, CameraShift]
+    ) -> dict[str, Image]:
+        """(height, width, 3) of the current state by camera; ``cameras`` are among those of the start.
+
+        ``shifts`` move the cameras that they name; the camera on the hand against the hand.
+        """
+        return {
+            c.name: self._turned(self.draw(model, data, CAMERAS[c.name], c.height, c.width, shifts.get(c.name)))
+            for c in cameras
+        }
 
     @staticmethod
     def _turned(pixels: Image) -> Image:

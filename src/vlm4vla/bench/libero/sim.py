@@ -1,6 +1,6 @@
 """One live LIBERO environment. Imports the simulator; env.py loads this file only when it is needed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,16 @@ from vlm4vla.bench.libero.simulator import FOLDER, ControlEnv, must_have_assets
 from vlm4vla.bench.libero.starts import initial_states
 from vlm4vla.bench.libero.tasks import SUITE_OF
 from vlm4vla.bench.libero.variants import Variant
-from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, RunFailed, StepResult, Vector
+from vlm4vla.types import (
+    ActionSpec,
+    CameraShift,
+    CameraSpec,
+    EpisodeSpec,
+    Observation,
+    RunFailed,
+    StepResult,
+    Vector,
+)
 
 import mujoco  # isort: skip
 
@@ -56,6 +65,7 @@ class PandaEnv:
         self._samplers = list(self.sim.object_property_initializers)
         self._states = initial_states(FOLDER / "init_files" / suite / f"{task}.pruned_init")
         self._maker: PictureMaker | None = None
+        self._shifts: dict[str, CameraShift] = {}
         self._instruction = ""
         self._ready = False
         _live.append(self)
@@ -71,6 +81,11 @@ class PandaEnv:
     def look_at(self, cameras: Collection[str]) -> None:
         """Pictures of these cameras only, from now on."""
         self._shown = chosen_cameras(cameras, self.cameras)
+
+    def move_cameras(self, shifts: Mapping[str, CameraShift]) -> None:
+        """Let these cameras see from where their shift puts them, from now on; the others from where they belong."""
+        chosen_cameras(shifts, self.cameras)
+        self._shifts = dict(shifts)
 
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Put the start of ``episode`` in place and let it settle; its split and seed alone decide it.
@@ -187,7 +202,8 @@ class PandaEnv:
             self._maker = PictureMaker(self.model, self.cameras)
         position, rotation = self.hand()
         state = np.concatenate([position, axis_angle(rotation), self.fingers()]).astype(np.float32)
-        return Observation(self._maker.pictures(self.model, self.data, self._shown), self._instruction, state)
+        pictures = self._maker.pictures(self.model, self.data, self._shown, self._shifts)
+        return Observation(pictures, self._instruction, state)
 
 
 def axis_angle(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -8,18 +8,20 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vlm4vla.bench import common
 from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.bench.metaworld import protocol
+from vlm4vla.bench.metaworld.paraphrases import PARAPHRASES
 from vlm4vla.bench.metaworld.protocol import ID
 from vlm4vla.bench.metaworld.tasks import INSTRUCTIONS, MARKERS
 from vlm4vla.types import (
     SPLITS,
     ActionSpec,
+    CameraMove,
     CameraSpec,
     Dimension,
     Env,
@@ -46,6 +48,7 @@ class Benchmark:
         control_hz=protocol.CONTROL_HZ,
     )
     cameras = (CameraSpec(protocol.CAMERA, protocol.PICTURE, protocol.PICTURE),)
+    camera_moves: ClassVar[dict[str, CameraMove]] = {protocol.CAMERA: CameraMove(metres=0.03, degrees=2.0)}
     state_names = ("hand_x_m", "hand_y_m", "hand_z_m", "gripper_opening")
     step_limit = protocol.STEP_LIMIT
     success_rule = protocol.SUCCESS_RULE
@@ -55,6 +58,10 @@ class Benchmark:
 
     def instruction(self, task: str) -> str:
         return INSTRUCTIONS[_known(task)]
+
+    def paraphrase(self, task: str) -> str:
+        """The instruction in other words, for the control of that name."""
+        return PARAPHRASES[_known(task)]
 
     def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
         """The first ``count`` starts of a split; a longer list begins with the shorter one."""

@@ -1,7 +1,7 @@
 """One live MetaWorld environment. Imports the simulator; env.py loads this file only when it is needed."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from vlm4vla.bench.metaworld.protocol import (
 )
 from vlm4vla.bench.metaworld.render import PictureMaker  # first: it sets the OpenGL backend before mujoco loads
 from vlm4vla.bench.metaworld.tasks import MARKERS
-from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Observation, StepResult, Vector
+from vlm4vla.types import ActionSpec, CameraShift, CameraSpec, EpisodeSpec, Observation, StepResult, Vector
 
 import mujoco  # isort: skip
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
@@ -54,6 +54,7 @@ class SawyerEnv:
         self._class = type(f"Fresh{base.__name__}", (base,), {"_initialize_simulation": copied})
         self._maker: PictureMaker | None = None
         self._looks = True
+        self._shifts: dict[str, CameraShift] = {}
         self._instruction = ""
         self._sim: Any = None
         self.privileged: npt.NDArray[np.float64] = np.empty(0)
@@ -62,6 +63,11 @@ class SawyerEnv:
     def look_at(self, cameras: Collection[str]) -> None:
         """Pictures of these cameras only, from now on; there is but one."""
         self._looks = bool(chosen_cameras(cameras, [self.camera]))
+
+    def move_cameras(self, shifts: Mapping[str, CameraShift]) -> None:
+        """Let these cameras see from where their shift puts them, from now on; the others from where they belong."""
+        chosen_cameras(shifts, [self.camera])
+        self._shifts = dict(shifts)
 
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Put the start of ``episode`` in place; its seed alone decides it."""
@@ -124,4 +130,5 @@ class SawyerEnv:
         model, data = self._sim.model, self._sim.data
         if self._maker is None:
             self._maker = PictureMaker(model, self.camera.name, self.camera.height, self.camera.width)
-        return Observation({self.camera.name: self._maker.picture(model, data)}, self._instruction, state)
+        picture = self._maker.picture(model, data, self._shifts.get(self.camera.name))
+        return Observation({self.camera.name: picture}, self._instruction, state)

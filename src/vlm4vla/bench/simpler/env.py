@@ -15,12 +15,14 @@ import numpy as np
 
 from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.bench.simpler import protocol, starts
+from vlm4vla.bench.simpler.paraphrases import PARAPHRASES
 from vlm4vla.bench.simpler.protocol import ID
 from vlm4vla.bench.simpler.starts import start_seed
 from vlm4vla.bench.simpler.tasks import TASKS
 from vlm4vla.types import (
     SPLITS,
     ActionSpec,
+    CameraMove,
     CameraSpec,
     Dimension,
     Env,
@@ -55,6 +57,8 @@ class Benchmark:
         control_hz=protocol.CONTROL_HZ,
     )
     cameras = (CameraSpec(protocol.CAMERA, protocol.HEIGHT, protocol.WIDTH),)
+    # Half as far as elsewhere: the camera is near, and beyond its edges the background photograph shows nothing.
+    camera_moves: ClassVar[dict[str, CameraMove]] = {protocol.CAMERA: CameraMove(metres=0.015, degrees=1.0)}
     state_names = (*_POSE, "gripper_open")
     step_limit = max(task.steps for task in TASKS.values())
     step_limits: ClassVar[dict[str, int]] = {name: task.steps for name, task in TASKS.items()}
@@ -77,6 +81,10 @@ class Benchmark:
     def instruction(self, task: str) -> str:
         """The published sentence."""
         return TASKS[_known(task)].instruction
+
+    def paraphrase(self, task: str) -> str:
+        """The instruction in other words, for the control of that name."""
+        return PARAPHRASES[_known(task)]
 
     def episodes(self, split: Split, task: str, count: int) -> tuple[EpisodeSpec, ...]:
         """The first ``count`` starts of a split; ``eval`` has the 24 published ones, the others never end."""

@@ -1,6 +1,6 @@
 """One live environment: ManiSkill's scene, our starts, and the published success rule. Loads the simulator."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,20 @@ import numpy.typing as npt
 
 from vlm4vla.bench.common import chosen_cameras, must_be_of
 from vlm4vla.bench.simpler import protocol, rotations, starts
+from vlm4vla.bench.simpler.moved import moved
 from vlm4vla.bench.simpler.simulator import build, place
 from vlm4vla.bench.simpler.tasks import TASKS, Task
-from vlm4vla.types import ActionSpec, CameraSpec, EpisodeSpec, Image, Observation, StepResult, Vector, refuse
+from vlm4vla.types import (
+    ActionSpec,
+    CameraShift,
+    CameraSpec,
+    EpisodeSpec,
+    Image,
+    Observation,
+    StepResult,
+    Vector,
+    refuse,
+)
 
 Array = npt.NDArray[np.float64]
 _live: list["BridgeEnv"] = []  # at most one
@@ -34,6 +45,7 @@ class BridgeEnv:
         self.task: str = task
         self.data: Task = TASKS[task]
         self._spec, self._cameras, self._shown = spec, cameras, cameras
+        self._shifts: dict[str, CameraShift] = {}
         self._ever, self._late = ever, late_gripper
         self.sim: Any = build(self.data.env)
         self._done = -1
@@ -51,6 +63,11 @@ class BridgeEnv:
     def look_at(self, cameras: Collection[str]) -> None:
         """Pictures of these cameras only, from now on."""
         self._shown = chosen_cameras(cameras, self._cameras)
+
+    def move_cameras(self, shifts: Mapping[str, CameraShift]) -> None:
+        """Let these cameras see from where their shift puts them, from now on; the others from where they belong."""
+        chosen_cameras(shifts, self._cameras)
+        self._shifts = dict(shifts)
 
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Build the start of ``episode``; it alone decides it."""
@@ -144,7 +161,8 @@ class BridgeEnv:
     def _observe(self) -> Observation:
         images: dict[str, Image] = {}
         if self._shown:
-            images[protocol.CAMERA] = np.array(self.sim._get_obs_sensor_data()[protocol.CAMERA]["rgb"][0], np.uint8)
+            with moved(self.sim, self._shifts.get(protocol.CAMERA)):
+                images[protocol.CAMERA] = np.array(self.sim._get_obs_sensor_data()[protocol.CAMERA]["rgb"][0], np.uint8)
         return Observation(images, self.data.instruction, self.state().astype(np.float32))
 
 

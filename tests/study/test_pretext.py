@@ -86,9 +86,16 @@ def test_plan_and_audit_tell_it() -> None:
         "pretext-qwen3_vl",
         "pretext-paligemm",
     ]
+    made: set[str] = set()
+    for line in lines:  # what a stage needs has been made before, and nothing is made twice
+        assert made.issuperset(line["needs"]), line
+        assert line.get("folder") not in made
+        made |= {line["folder"]} if "folder" in line else set()
+    tuned = next(line for line in lines if line["stage"] == "train")
+    assert [name.split("-")[0] for name in tuned["needs"]] == ["store", "pretext"]
     found = audit.audit(study(), {})
-    line = next(x for x in audit.sentences(found) if "policy.backbone.checkpoint" in x)
-    assert "preset:tiny" in line and "pretext" in line and found["ok"]
+    told = next(x for x in audit.sentences(found) if "policy.backbone.checkpoint" in x)
+    assert "preset:tiny" in told and "pretext" in told and found["ok"]
 
 
 def test_the_audit_notices_a_run_that_started_elsewhere() -> None:

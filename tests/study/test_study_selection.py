@@ -110,8 +110,10 @@ def test_plan_lists_candidates_and_estimate_pays_for_them() -> None:
     config = study("--select", SELECT)
     lines = plan.describe(config, Path("o"))
     tried = [line for line in lines if line["stage"] == "dev" and line["arm"] == "trained"]
+    folder = cells.cells(config, Path("o"))[0].folder.name
     assert len(tried) == 6 and tried[0] == {
         "stage": "dev", "arm": "trained", "seed": 0, "policy": "step-200", "execute": 8, "episodes": 10,
+        "needs": [folder],
     }  # fmt: skip
     probe = {arm: {"seconds_per_step": 0.2, "seconds_per_inference": 0.02} for arm in config.arms}
     more = plan.estimate(config, probe, frame_s=0.025, demo_steps=80, step_limit=200, jobs=2)

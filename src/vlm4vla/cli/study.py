@@ -69,8 +69,14 @@ def _study_plan(a: argparse.Namespace, rest: list[str]) -> int:
     from vlm4vla.study import plan
 
     lines = plan.describe(config.load(StudyConfig, a.study, rest), Path("runs"))
-    print_lines(lines, a.json, lambda line: "  ".join(f"{k} {v}" for k, v in line.items()))
+    print_lines(
+        lines, a.json, lambda line: "  ".join(f"{k} {_listed(v)}" for k, v in line.items() if v not in ([], None))
+    )
     return 0
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _study_estimate(a: argparse.Namespace, rest: list[str]) -> int:

@@ -24,37 +24,61 @@ START_S = 6.0  # start of one command: imports, the model, the simulator
 
 
 def describe(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
-    """The cells in the order in which they run, one line each."""
-    lines: list[dict[str, Any]] = []
+    """Every stage in the order in which they run, one line each: the study as a graph.
+
+    ``folder`` is named by the content of the stage's settings, so that equal parts of studies are run once; ``needs``
+    are the folders of the stages that come before. A policy whose rate is to be tuned has no folder yet (null).
+    """
     first = cells.pretext(study)
-    made = None if first is None else cells.demos(first, out)
-    if made is not None:
-        lines.append({"stage": "demos", "folder": made.out.name})
+    lines = [] if first is None else _data(first, out)
     for cell in cells.pretexts(study, out):
-        named = {"arm": cell.arm, "seed": cell.seed}
-        lines.append({"stage": "pretext", **named, "steps": cell.train.steps})
-        lines.append({"stage": "dev", **named, "episodes": state.episodes_of(cell.eval)})
-    demos = cells.demos(study, out)
-    if demos is not None:
-        lines += [{"stage": "demos", "folder": demos.out.name}]
-    else:
-        assert study.data is not None
-        lines += [{"stage": "data", "source": str(study.data.source), "format": study.data.format}]
+        lines += _steps(cell, "pretext", {})
+    lines += _data(study, out)
+    tuned: dict[str, list[str]] = {}
     for trial in cells.trials(study, out):
-        named = {"arm": trial.arm, "seed": trial.cell.seed, "factor": trial.factor}
-        lines.append({"stage": "tune", **named, "steps": trial.cell.train.steps})
-        lines.append({"stage": "dev", **named, "episodes": state.episodes_of(trial.cell.eval)})
+        lines += _steps(trial.cell, "tune", {"arm": trial.arm, "factor": trial.factor})
+        tuned.setdefault(trial.arm, []).append(trial.cell.folder.name)
     for cell in cells.cells(study, out):
-        named = {"arm": cell.arm, "seed": cell.seed}
-        lines.append({"stage": "train", **named, "steps": cell.train.steps})
-        for config in selection.candidates(cell):
-            tried = {"policy": Path(config.policy).name, "execute": config.execute}
-            lines.append({"stage": config.split, **named, **tried, "episodes": state.episodes_of(config)})
-        lines.append({"stage": "eval", **named, "episodes": state.episodes_of(cell.eval)})
+        lines += _steps(cell, "train", {}, tuned.get(cell.arm, []))
     lines += [
-        {"stage": "eval", "arm": config.arm, "seed": 0, "episodes": state.episodes_of(config)}
+        {"stage": "eval", "arm": config.arm, "seed": 0, "episodes": state.episodes_of(config), "needs": []}
         for config in cells.references(study, out)
     ]
+    return lines
+
+
+def _data(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
+    """Demonstrations, or data of others, and the frame stores that are built from them."""
+    demos = cells.demos(study, out)
+    if demos is not None:
+        lines: list[dict[str, Any]] = [{"stage": "demos", "folder": demos.out.name, "needs": []}]
+        needs = [demos.out.name]
+    else:
+        assert study.data is not None
+        lines = [{"stage": "data", "source": str(study.data.source), "format": study.data.format, "needs": []}]
+        needs = [str(study.data.source)]
+    for size in sorted({cells.recipe(study, arm).policy.backbone.view for arm in study.arms}):
+        folder = cells.store_folder(study, out, size).name
+        lines.append({"stage": "store", "folder": folder, "pixels": size, "needs": needs})
+    return lines
+
+
+def _steps(cell: cells.Cell, stage: str, named: dict[str, Any], tuned: list[str] | None = None) -> list[dict[str, Any]]:
+    """Training, candidates and evaluation of a cell; ``tuned``: the trials that decide its rate."""
+    who = {"arm": cell.arm, "seed": cell.seed, **named}
+    folder = None if tuned else cell.folder.name
+    needs = [source.store.name for source in cell.train.data.sources] + (tuned or [])
+    needs += [] if cell.start is None else [cell.start.parent.name]
+    lines: list[dict[str, Any]] = [
+        {"stage": stage, **who, "steps": cell.train.steps, "folder": folder, "needs": needs},
+    ]
+    trained = [folder or f"{cell.arm}-s{cell.seed}"]
+    for config in selection.candidates(cell):
+        tried = {"policy": Path(config.policy).name, "execute": config.execute}
+        lines.append({"stage": config.split, **who, **tried, "episodes": state.episodes_of(config), "needs": trained})
+    lines.append(
+        {"stage": cell.eval.split, **who, "episodes": state.episodes_of(cell.eval), "needs": trained},
+    )
     return lines
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm4vla import records
+from vlm4vla import provenance, records
 from vlm4vla.records import EpisodeRow
 from vlm4vla.types import RunFailed, UserError
 
@@ -69,7 +69,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path: Path, monke
 
 
 def test_provenance_is_found_here() -> None:
-    commit, dirty = records.source_state()
+    commit, dirty = provenance.source_state()
     assert commit is None or (len(commit) == 40 and dirty is not None)
-    assert records.package_versions(["numpy", "no-such-package"])["no-such-package"] == "absent"
-    assert records.hardware()["cores"] >= 1
+    assert provenance.package_versions(["numpy", "no-such-package"])["no-such-package"] == "absent"
+    assert provenance.hardware()["cores"] >= 1

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from vlm4vla import records, registry
+from vlm4vla import provenance, registry
 from vlm4vla.bench import assets, install
 from vlm4vla.types import UserError
 
@@ -39,7 +39,7 @@ def examine() -> dict[str, Any]:
     """All findings as plain data; ``ok`` is false when there is a gap."""
     findings = [_python(), _torch(), _torchvision(), _gpu(), *_graphics(), _disk(), _memory(), _browser(), *_benches()]
     gaps = [f for f in findings if f.status == "gap"]
-    return {"ok": not gaps, "findings": [asdict(f) for f in findings], "hardware": records.hardware()}
+    return {"ok": not gaps, "findings": [asdict(f) for f in findings], "hardware": provenance.hardware()}
 
 
 def words(report: dict[str, Any]) -> str:

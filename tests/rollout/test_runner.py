@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rollout_fakes import LONG, SPEC, TASKS, FakeBench, FakePolicy, configured, picture
 
-from vlm4vla import records
+from vlm4vla import provenance, records
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.rollout import runner
 from vlm4vla.rollout.wire import PolicyClient
@@ -218,7 +218,7 @@ def kill_at(place: int) -> Callable[[dict[str, Any], int], None]:
 def test_other_software_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def installed(**changes: str) -> None:
         found = {"vlm4vla": "1", "torch": "2.11", "transformers": "5", "numpy": "2", "av": "15"} | changes
-        monkeypatch.setattr(records, "package_versions", lambda names: found)
+        monkeypatch.setattr(provenance, "package_versions", lambda names: found)
 
     installed()
     FakePool.wrong = kill_at(2)
@@ -239,7 +239,7 @@ def test_other_software_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_commit_of_every_attempt_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for attempt, source in enumerate((("aaa", False), ("bbb", True), (None, None))):
-        monkeypatch.setattr(records, "source_state", lambda source=source: source)
+        monkeypatch.setattr(provenance, "source_state", lambda source=source: source)
         FakePool.wrong = kill_at(1 if attempt < 2 else 99)
         with suppress(Killed):
             run(configured(tmp_path))

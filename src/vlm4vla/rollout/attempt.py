@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlm4vla import config as configs
-from vlm4vla import records
+from vlm4vla import provenance, records
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import DemosConfig, EvalConfig
 from vlm4vla.types import refuse
@@ -31,7 +31,7 @@ def draft(
     digest counts, not its path. ``packages``: names whose versions are recorded."""
     settings = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY}
     identity = configs.digest(settings | dict(inputs) | {"benchmark": benchmark})
-    commit, dirty = records.source_state()
+    commit, dirty = provenance.source_state()
     return RunRecord(
         run=f"{kind}-{identity}",
         kind=kind,
@@ -39,8 +39,8 @@ def draft(
         config_hash=identity,
         commit=commit,
         dirty=dirty,
-        packages=records.package_versions(packages),
-        hardware=records.hardware(),
+        packages=provenance.package_versions(packages),
+        hardware=provenance.hardware(),
         seed=config.seed if isinstance(config, EvalConfig) else None,  # demonstrations: their starts have seeds
         inputs=dict(inputs),
         facts={"commits": [_source(commit, dirty)]},

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vlm4vla import config as configs
-from vlm4vla import policy_folder, records
+from vlm4vla import policy_folder, provenance, records
 from vlm4vla.backbones import loading
 from vlm4vla.backbones.processor import Inputs
 from vlm4vla.data.batch import Samples
@@ -162,7 +162,7 @@ def _record(
     resumed: int,
     world: int,
 ) -> RunRecord:
-    commit, dirty = records.source_state()
+    commit, dirty = provenance.source_state()
     return RunRecord(
         run=f"train-{config_hash}",
         kind="train",
@@ -170,8 +170,8 @@ def _record(
         config_hash=config_hash,
         commit=commit,
         dirty=dirty,
-        packages=records.package_versions(PACKAGES),
-        hardware=records.hardware() | {"processes": world, "device": str(policy.query_QD.device)},
+        packages=provenance.package_versions(PACKAGES),
+        hardware=provenance.hardware() | {"processes": world, "device": str(policy.query_QD.device)},
         seed=config.seed,
         inputs={"store": mixture.digest},
         parameters=policy.parameters_by_group(),

@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from vlm4vla import records
 from vlm4vla.records import EpisodeRow, RunRecord
+from vlm4vla.study import execute
+from vlm4vla.study import run as study_run
 
 Rate = Callable[[dict[str, Any], str, int], bool]
 """Whether the policy of an evaluation's settings solves episode number ``int`` of a task."""
@@ -38,6 +41,12 @@ class Stages:
         self.calls: list[tuple[str, str]] = []
         self.evaluated: list[dict[str, Any]] = []
         self.broken: list[str] = []
+
+    def installed(self, monkeypatch: pytest.MonkeyPatch) -> "Stages":
+        """From now on to the end of the test, in place of every process that a study starts."""
+        for module in (execute, study_run):
+            monkeypatch.setattr(module.subprocess, "run", self.run)
+        return self
 
     def count(self, verb: str) -> int:
         return sum(found == verb for found, _ in self.calls)

@@ -9,8 +9,7 @@ from fake_stages import Stages
 
 from vlm4vla import config as configs
 from vlm4vla.schemas import StudyConfig
-from vlm4vla.study import audit, cells, execute, plan, status
-from vlm4vla.study import run as study_run
+from vlm4vla.study import audit, cells, plan, status
 from vlm4vla.study.run import Study
 from vlm4vla.types import RunFailed, UserError
 
@@ -25,10 +24,7 @@ def study(*words: str) -> StudyConfig:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
-    fake = Stages()
-    for module in (execute, study_run):
-        monkeypatch.setattr(module.subprocess, "run", fake.run)
-    return fake
+    return Stages().installed(monkeypatch)
 
 
 def test_it_is_trained_once_for_each_backbone_before_the_arms(stages: Stages, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from vlm4vla import config as configs
 from vlm4vla import records
 from vlm4vla.cli.main import main
 from vlm4vla.schemas import StudyConfig
-from vlm4vla.study import cells, execute, state, status
-from vlm4vla.study import run as study_run
+from vlm4vla.study import cells, state, status
 from vlm4vla.study.run import Study
 from vlm4vla.types import RunFailed, UserError
 
@@ -25,10 +24,7 @@ def study(*words: str) -> StudyConfig:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
-    fake = Stages()
-    for module in (execute, study_run):
-        monkeypatch.setattr(module.subprocess, "run", fake.run)
-    return fake
+    return Stages().installed(monkeypatch)
 
 
 def states(config: StudyConfig, out: Path) -> dict[str, str]:

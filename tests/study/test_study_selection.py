@@ -11,8 +11,7 @@ from vlm4vla import config as configs
 from vlm4vla import records
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import StudyConfig
-from vlm4vla.study import cells, execute, plan, selection, state, status
-from vlm4vla.study import run as study_run
+from vlm4vla.study import cells, plan, selection, state, status
 from vlm4vla.study.run import Study
 from vlm4vla.types import RunFailed, UserError
 
@@ -34,10 +33,7 @@ def solves(settings: dict[str, Any], task: str, episode: int) -> bool:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
-    fake = Stages(solves)
-    for module in (execute, study_run):
-        monkeypatch.setattr(module.subprocess, "run", fake.run)
-    return fake
+    return Stages(solves).installed(monkeypatch)
 
 
 def eval_record(cell: cells.Cell) -> RunRecord:

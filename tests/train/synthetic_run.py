@@ -1,9 +1,13 @@
 """A tiny frame store with synthetic episodes, and the training configuration that goes with it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from vlm4vla import config as configs
 from vlm4vla.data.base import RawEpisode
 from vlm4vla.schemas import TrainConfig
 from vlm4vla.types import ActionSpec, CameraSpec, Dimension
@@ -71,3 +75,12 @@ def train_config(store: Path, out: Path, **changes: object) -> TrainConfig:
         "out": out,
     }
     return TrainConfig.model_validate({**settings, **changes})
+
+
+def train_on_two_processes(config: TrainConfig, file: Path) -> None:
+    """torchrun with gloo, by the command line; ``file`` gets the settings."""
+    file.write_text(configs.to_yaml(config))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "-m", "vlm4vla.cli", "train", str(file)], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]

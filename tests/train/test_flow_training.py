@@ -1,17 +1,13 @@
 """A policy that draws: the same training whatever the processes and stops, the same rows whoever they are beside."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from synthetic_run import SPEC, SyntheticReader, train_config
+from synthetic_run import SPEC, SyntheticReader, train_config, train_on_two_processes
 
-from vlm4vla import config as configs
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.policy import Facts, Policy
 from vlm4vla.rollout.server import PolicyServer
@@ -61,12 +57,7 @@ def test_a_run_that_stops_goes_on_bit_exactly(store: Path, tmp_path: Path, monke
 def test_two_processes_draw_as_one(store: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one" / "train", tmp_path / "two" / "train"
     run.train(flow_config(store, one, steps=3))
-    file = tmp_path / "two.yaml"
-    file.write_text(configs.to_yaml(flow_config(store, two, steps=3)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "-m", "vlm4vla.cli", "train", str(file)], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    train_on_two_processes(flow_config(store, two, steps=3), tmp_path / "two.yaml")
     a, b = weights(one), weights(two)
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)

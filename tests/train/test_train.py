@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from synthetic_run import train_config
+from synthetic_run import train_config, train_on_two_processes
 
 from vlm4vla import config as configs
 from vlm4vla import records
@@ -123,12 +122,7 @@ def test_two_processes_train_as_one(store: Path, tmp_path: Path) -> None:
     """torchrun, gloo: the global batch is the parameter; the losses agree with one process."""
     one, two = tmp_path / "one" / "train", tmp_path / "two" / "train"
     run.train(train_config(store, one, steps=4))
-    file = tmp_path / "two.yaml"
-    file.write_text(configs.to_yaml(train_config(store, two, steps=4)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "-m", "vlm4vla.cli", "train", str(file)], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    train_on_two_processes(train_config(store, two, steps=4), tmp_path / "two.yaml")
     a, b = weights(one), weights(two)
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)

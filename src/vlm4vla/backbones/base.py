@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from vlm4vla.backbones.patches import as_products
 from vlm4vla.backbones.processor import Processor
 from vlm4vla.schemas import BackboneConfig, Freezable, Group
 
@@ -80,7 +81,10 @@ class BackboneFamily(ABC):
 
 
 class Backbone(nn.Module):
-    """A VLM behind the seam. ``model`` is the unmodified base model of the library, ``width`` its hidden size D."""
+    """A VLM behind the seam. ``model`` is the base model of the library, ``width`` its hidden size D.
+
+    Nothing of the model is changed but how it computes the embedding of patches (``patches.py``).
+    """
 
     def __init__(self, family: BackboneFamily, config: BackboneConfig, model: nn.Module, processor: Processor):
         super().__init__()
@@ -89,6 +93,7 @@ class Backbone(nn.Module):
         self.model = model
         self.processor = processor
         self.width = int(self.model_config.get_text_config().hidden_size)
+        as_products(model)
         self.freeze(())
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vlm4vla.backbones import families, loading
 from vlm4vla.backbones.base import GROUPS, Backbone
+from vlm4vla.backbones.patches import as_the_library
 from vlm4vla.schemas import BackboneConfig, Group
 from vlm4vla.types import Image
 
@@ -192,7 +193,8 @@ def equals_the_library(backbone: Backbone) -> str:
     places = batch["input_ids"] == processor.query_id
     plain = {**batch, "input_ids": torch.where(places, token, batch["input_ids"])}
     ours = backbone.readout(batch, vector).detach()[:, 0]
-    theirs = model(**plain, use_cache=False).last_hidden_state[places].detach()
+    with as_the_library(model):
+        theirs = model(**plain, use_cache=False).last_hidden_state[places].detach()
     worst = float((ours - theirs).abs().max())
     if worst > TOLERANCE:
         raise Failed(f"the readout differs from the library's hidden state by {worst:.2e}")

@@ -4,6 +4,7 @@ Runs a few optimizer steps and inferences on random pictures and actions; nothin
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,21 @@ from vlm4vla.types import ActionSpec, Observation, view_names
 
 def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], eval_batch: int) -> dict[str, Any]:
     """Seconds per optimizer step and per inference of ``eval_batch`` observations, and the parameter accounting."""
+    policy, step = optimizer_step(recipe, spec, state_names)
+    sample = _random_sample(recipe, spec, len(state_names))
+    observation = Observation(sample.images, sample.instruction, sample.state)
+    return {
+        "seconds_per_step": _median_seconds(step, 5),
+        "seconds_per_inference": _median_seconds(lambda: policy.act([observation] * eval_batch), 5),
+        "tokens_per_sample": policy.count_tokens(sample.instruction),
+        "parameters": [count.model_dump() for count in policy.parameters_by_group()],
+    }
+
+
+def optimizer_step(
+    recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...]
+) -> tuple[Policy, Callable[[], None]]:
+    """A policy of the recipe, and a call that does one optimizer step of it on the same made-up batch each time."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     made_up = Statistics.of(np.stack([-np.ones(spec.size), np.ones(spec.size)]).astype(np.float32))
@@ -45,13 +61,7 @@ def measure(recipe: StudyTrain, spec: ActionSpec, state_names: tuple[str, ...], 
         optimizer.step()
         loss.item()  # waits for an accelerator
 
-    observation = Observation(sample.images, sample.instruction, sample.state)
-    return {
-        "seconds_per_step": _median_seconds(step, 5),
-        "seconds_per_inference": _median_seconds(lambda: policy.act([observation] * eval_batch), 5),
-        "tokens_per_sample": policy.count_tokens(sample.instruction),
-        "parameters": [count.model_dump() for count in policy.parameters_by_group()],
-    }
+    return policy, step
 
 
 def _random_sample(recipe: StudyTrain, spec: ActionSpec, states: int) -> Sample:

@@ -14,7 +14,7 @@ import time
 import torch
 
 from vlm4vla import registry
-from vlm4vla.backbones.patches import as_the_library
+from vlm4vla.backbones._patches import as_the_library
 from vlm4vla.schemas import StudyTrain
 from vlm4vla.train.probe import optimizer_step
 

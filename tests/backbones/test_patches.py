@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vlm4vla.backbones.patches import PatchConv3d, as_products
+from vlm4vla.backbones._patches import PatchConv3d, as_products
 
 
 @pytest.mark.parametrize("bias", [True, False])

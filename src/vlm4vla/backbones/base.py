@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from vlm4vla.backbones.patches import as_products
+from vlm4vla.backbones._patches import as_products
 from vlm4vla.backbones.processor import Processor
 from vlm4vla.schemas import BackboneConfig, Freezable, Group
 
@@ -83,7 +83,7 @@ class BackboneFamily(ABC):
 class Backbone(nn.Module):
     """A VLM behind the seam. ``model`` is the base model of the library, ``width`` its hidden size D.
 
-    Nothing of the model is changed but how it computes the embedding of patches (``patches.py``).
+    Nothing of the model is changed but how it computes the embedding of patches (``_patches.py``).
     """
 
     def __init__(self, family: BackboneFamily, config: BackboneConfig, model: nn.Module, processor: Processor):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vlm4vla.backbones import families, loading
+from vlm4vla.backbones._patches import as_the_library
 from vlm4vla.backbones.base import GROUPS, Backbone
-from vlm4vla.backbones.patches import as_the_library
 from vlm4vla.schemas import BackboneConfig, Group
 from vlm4vla.types import Image
 

@@ -29,6 +29,10 @@ class RunFailed(RuntimeError):
     """Something other than the user's input failed (a simulator, a worker, a stage); the message says what to do."""
 
 
+class StartFailed(RunFailed):
+    """This one start cannot be put in place, and would not be the next time; other starts may well be."""
+
+
 def refuse(
     problem: str, *, given: object = None, possible: Iterable[object] | str | None = None, todo: str
 ) -> UserError:
@@ -303,7 +307,7 @@ class Benchmark(Protocol):
     Demonstrations carry what ``describe`` calls "scene" and "attributes" (texts about the task, for files of its own
     format). ``caveats`` are sentences that belong into each report. ``chains`` names tasks that are several in a row,
     of which no demonstrations are recorded. ``data_format`` names the format of its own data, where there is a writer
-    of it.
+    of it. ``must_have_assets(tasks)`` refuses tasks whose files are not there, before the first of them is played.
 
     For controls: ``camera_moves`` (camera -> :class:`CameraMove`) says how far ``camera-moved`` moves each camera;
     ``paraphrase(task) -> str`` tells a task in other words than ``instruction``, for ``instruction-paraphrased``.

@@ -6,11 +6,12 @@ import json
 import pickle
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vlm4vla.bench.libero import protocol, starts, variants
+from vlm4vla.bench.libero import files, protocol, starts, variants
 from vlm4vla.bench.libero.env import SUITES_SETTING, Benchmark, decides_scores
 from vlm4vla.bench.libero.tasks import DEFAULT, SUITE_OF, SUITES, instruction
 from vlm4vla.data.formats import libero_layout as layout
@@ -77,11 +78,47 @@ def test_protocols_of_other_tools_are_versions_of_their_own(monkeypatch):
     assert [camera.name for camera in first.cameras] == [camera.name for camera in ours.cameras]
 
 
-@pytest.mark.parametrize(("name", "said"), [("openpi", "once per task"), ("lerobo", "Did you mean 'lerobot'")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("openpi", "once per task, with 7.*where a seed of 0 puts them at every start"),
+        ("openvla-oft", "once per task, with 0"),
+        ("lerobo", "Did you mean 'lerobot'"),
+    ],
+)
 def test_what_cannot_be_reproduced_is_refused(monkeypatch, name, said):
     monkeypatch.setenv(variants.SETTING, name)
     with pytest.raises(UserError, match=said):
         Benchmark()
+
+
+def test_tasks_whose_files_are_missing_are_refused_together_before_any_is_played(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLM4VLA_HOME", str(tmp_path))
+    monkeypatch.setenv(SUITES_SETTING, "libero_90")
+    bench = Benchmark()
+    Benchmark().must_have_assets([task for suite in DEFAULT for task in SUITES[suite]])  # needs no folder yet
+    plan = json.loads(Path(files.__file__).with_name("assets.json").read_text())
+    there, lacking = plan["only_libero_90"]["wooden_tray"]["model"], plan["only_libero_90"]["white_bowl"]["model"]
+    for name in (*plan["required"], *(thing["model"] for thing in plan["only_libero_90"].values())):
+        file = tmp_path / "assets/libero" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    bench.must_have_assets(bench.tasks())
+    (tmp_path / "assets/libero" / lacking).unlink()
+    (tmp_path / "assets/libero" / there).write_text('<mesh file="visual/gone.msh"/>')
+    with pytest.raises(UserError) as told:
+        bench.must_have_assets(bench.tasks())
+    problem, possible = str(told.value).split(" Possible: ")
+    refused = [task for task in bench.tasks() if task in problem]
+    assert refused == [
+        task
+        for task in bench.tasks()
+        if task.startswith(("KITCHEN_SCENE7", "KITCHEN_SCENE9", "LIVING_ROOM_SCENE3", "LIVING_ROOM_SCENE4"))
+    ]
+    assert lacking in problem and f"{Path(there).parent}/visual/gone.msh" in problem and there not in problem
+    assert all(task in possible for task in set(bench.tasks()) - set(refused)) and "--tasks" in possible
+    with pytest.raises(UserError, match="LIBERO's own repository"):
+        bench.must_have_assets(refused[:1])
 
 
 def test_starts_are_fixed_disjoint_and_grow_at_the_end():

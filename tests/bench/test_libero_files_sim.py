@@ -62,6 +62,44 @@ def test_a_missing_asset_is_named(python, other_assets):
     assert f"{gone} is missing" in out and "Give the folder that holds all of them" in out
 
 
+def test_a_file_that_goes_while_its_scene_is_in_use_is_named(python, other_assets):
+    """LIBERO's own reset would try again for ever."""
+    gone = "assets/stable_hope_objects/alphabet_soup/visual/textured_vis.msh"
+    out = run(
+        python,
+        "import os\n"
+        "e = opened(sys.argv[1]); s = start('train', sys.argv[1], 0); e.reset(s, render=False)\n"
+        "os.unlink(sys.argv[2])\n"
+        "try: e.reset(s, render=False)\n"
+        "except ValueError as error: print(str(error).replace(chr(10), ' '))\n"
+        "e.close()",
+        SOUP,
+        str(other_assets / gone),
+    )
+    assert f"{gone} is missing" in out.splitlines()[-1]
+
+
+def test_what_scenes_need_is_what_their_descriptions_name(python):
+    """The main environment has no BDDL files, and tells what a task needs by its scene."""
+    out = run(
+        python,
+        "import json, re\n"
+        "from vlm4vla.bench.libero import files\n"
+        "from vlm4vla.bench.libero.simulator import FOLDER\n"
+        "from vlm4vla.bench.libero.tasks import SUITE_OF\n"
+        "from pathlib import Path\n"
+        "plan = json.loads(Path(files.__file__).with_name('assets.json').read_text())['only_libero_90']\n"
+        "wrong, needy = [], 0\n"
+        "for task, suite in SUITE_OF.items():\n"
+        "    text = (FOLDER / 'bddl_files' / suite / f'{task}.bddl').read_text()\n"
+        "    named = [t['model'] for thing, t in plan.items() if re.search(rf'- {thing}\\s', text)]\n"
+        "    needy += bool(named)\n"
+        "    if sorted(named) != sorted(files.models(task)): wrong.append(task)\n"
+        "print(len(SUITE_OF), needy, wrong)",
+    )
+    assert out.splitlines()[-1] == "130 23 []"
+
+
 def test_libero_90_runs_where_its_files_are_there_and_names_them_where_not(python, other_assets):
     shutil.rmtree(other_assets / "assets/stable_scanned_objects/white_bowl", ignore_errors=True)
     out = run(

@@ -10,6 +10,7 @@ from test_libero_sim import SOUP, python  # noqa: F401 (a fixture)
 
 from vlm4vla.bench import recordings
 from vlm4vla.bench.libero.env import Benchmark
+from vlm4vla.bench.libero.variants import SETTING
 from vlm4vla.data.formats.libero_layout import flipped
 from vlm4vla.rollout.pool import WorkerPool
 from vlm4vla.types import UserError
@@ -17,7 +18,7 @@ from vlm4vla.types import UserError
 pytestmark = pytest.mark.sim
 
 
-def written(folder: Path, demo: dict, index: int, ours: bool, shift: float = 0.0) -> Path:
+def written(folder: Path, demo: dict, index: int, ours: bool, shift: float = 0.0, benchmark="libero-v1") -> Path:
     """The parts of LIBERO's file that a replay looks at."""
     file = folder / f"{SOUP}_demo.hdf5"
     with h5py.File(file, "w") as out:
@@ -29,6 +30,7 @@ def written(folder: Path, demo: dict, index: int, ours: bool, shift: float = 0.0
         if ours:
             seed = Benchmark().episodes("train", SOUP, index + 1)[index].seed
             group.attrs["vlm4vla"] = json.dumps({"task": SOUP, "source": index, "info": {"seed": seed}})
+            out["data"].attrs["vlm4vla"] = json.dumps({"section": {"benchmark": benchmark}})
     return file
 
 
@@ -45,6 +47,24 @@ def test_a_demonstration_is_executed_again_to_the_bit(python, tmp_path):  # noqa
     # Another tool's file begins at its state, in a scene whose basket may stand elsewhere: nothing is promised of it.
     (others,) = recordings.replay("libero", [written(tmp_path, demo, 1, ours=False)])
     assert others["ours"] == 0 and others["demos"] == 1 and "in equal states" in others["text"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "here", "todo"),
+    [
+        ("libero-v1+lerobot", "", "Set VLM4VLA_LIBERO_PROTOCOL=lerobot."),
+        ("libero-v1", "lerobot", "Do not set VLM4VLA_LIBERO_PROTOCOL."),
+        ("libero-v0", "", "the version of this package"),
+    ],
+)
+def test_a_recording_of_another_protocol_is_refused(python, tmp_path, monkeypatch, recorded, here, todo):  # noqa: F811
+    demo = {"executed": np.zeros((2, 7), np.float32), "vectors": {"states": np.zeros((3, 5))}}
+    file = written(tmp_path, demo, 0, ours=True, benchmark=recorded)
+    monkeypatch.setenv(SETTING, here)
+    with pytest.raises(UserError) as told:
+        recordings.replay("libero", [file])
+    now = f"libero-v1+{here}" if here else "libero-v1"
+    assert f"recorded under {recorded!r}, and here is {now!r}" in str(told.value) and todo in str(told.value)
 
 
 def test_what_is_no_recording_is_refused(python, tmp_path):  # noqa: F811

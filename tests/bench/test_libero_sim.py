@@ -58,7 +58,67 @@ def test_senses_of_gripper_and_axes_and_settling(python):
     assert out.splitlines()[-1] == "0.5 True True True [True, True, True] [True, True, True]"
 
 
-def test_objects_that_fly_off_stop_the_evaluation(python):
+def test_the_state_is_robosuites_own_however_far_the_wrist_is_turned(python):
+    """Beyond 90 degrees the largest component of the quaternion is another one; a sign by that rule would jump."""
+    out = run(
+        python,
+        "e = opened(sys.argv[1]); e.look_at([]); s = e.reset(start('eval', sys.argv[1], 0)).observation.state\n"
+        "import robosuite.utils.transform_utils as T\n"
+        "was, action = e.hand()[1], b.do_nothing(); worst = farthest = jump = stored = 0.0\n"
+        "for turn in [1.0] * 40 + [-1.0] * 80:\n"
+        "    action[5] = turn; before, s = s, e.step(action, True).observation.state\n"
+        "    seen = e.sim._get_observations(force_update=True)\n"
+        "    theirs = np.concatenate([seen['robot0_eef_pos'], T.quat2axisangle(seen['robot0_eef_quat'].copy())])\n"
+        "    worst = max(worst, np.abs(s[:6] - theirs).max()); jump = max(jump, np.abs(s - before).max())\n"
+        "    kept = e.vectors()['robot_states']\n"
+        "    kept = np.concatenate([kept[2:5], T.quat2axisangle(kept[5:].copy())])\n"
+        "    stored = max(stored, np.abs(s[:6] - kept).max())\n"
+        "    cosine = (np.trace(e.hand()[1] @ was.T) - 1) / 2\n"
+        "    farthest = max(farthest, np.degrees(np.arccos(np.clip(cosine, -1, 1))))\n"
+        "print(worst < 1e-6, stored < 1e-6, jump < 0.5, farthest > 100)\n"
+        "print(worst, stored, jump, farthest)",
+        SOUP,
+    )
+    assert out.splitlines()[-2] == "True True True True", out
+
+
+def test_without_cameras_no_context_is_made_and_with_them_pictures_come(python):
+    out = run(
+        python,
+        "e = opened(sys.argv[1]); e.look_at([]); s = start('eval', sys.argv[1], 0)\n"
+        "o = e.reset(s).observation; print(e._maker, dict(o.images), o.state.shape)\n"
+        "e.look_at(['agentview']); print(sorted(e.step(b.do_nothing(), True).observation.images))",
+        SOUP,
+    )
+    assert out.splitlines()[-2:] == ["None {} (8,)", "['agentview']"]
+
+
+def test_what_is_raised_in_a_reset_comes_through_and_only_a_bad_draw_is_repeated(python):
+    """LIBERO's own loop tries again for ever, whatever it was."""
+    out = run(
+        python,
+        "from vlm4vla.types import StartFailed\n"
+        "e = opened(sys.argv[1]); s = start('train', sys.argv[1], 0); whole = e.sim.reset; left = []\n"
+        "from robosuite.utils.errors import RandomizationError\n"
+        "def reset():\n"
+        "    if left: raise left.pop()\n"
+        "    return whole()\n"
+        "e.sim.reset = reset\n"
+        "left += [RandomizationError('Cannot place all objects ):')] * 3\n"
+        "e.reset(s, render=False); print('placed', len(left))\n"
+        "for problem in ([MemoryError('no room')], [RandomizationError('Cannot')] * 1000):\n"
+        "    left[:] = problem\n"
+        "    try: e.reset(s)\n"
+        "    except (MemoryError, StartFailed) as error: print(type(error).__name__, error)\n"
+        "print(1000 - len(left))",
+        SOUP,
+    )
+    placed, memory, given_up, tries = out.splitlines()[-4:]
+    assert placed == "placed 0" and memory == "MemoryError no room"
+    assert given_up.startswith("StartFailed LIBERO found no place for everything") and int(tries) == 100
+
+
+def test_objects_that_fly_off_are_told_with_the_version(python):
     """Cans of this task start inside the table top and are pushed out by 3 cm; under mujoco 3.4 and later by 40."""
     out = run(
         python,
@@ -68,7 +128,8 @@ def test_objects_that_fly_off_stop_the_evaluation(python):
         "except RuntimeError as error: print(error)",
         CANS,
     )
-    assert "fly off" in out and "This is mujoco 3.3.2" in out and "ketchup_1 up by 0.03 m" in out
+    assert "fly off" in out and "under mujoco 3.3.2" in out and "ketchup_1 up by 0.03 m" in out
+    assert "This start cannot be run" in out and "bench check libero" in out and "bench install" not in out
 
 
 def test_objects_that_fly_off_sideways_do_so_too(python):
@@ -84,6 +145,22 @@ def test_objects_that_fly_off_sideways_do_so_too(python):
     )
     stands, error = out.splitlines()[-2:]
     assert stands == "stands" and "fly off" in error and "sideways by 0.0" in error
+
+
+def test_a_random_start_without_a_placement_says_so(python):
+    """No version of mujoco is to blame for draws in which something always moves."""
+    out = run(
+        python,
+        "from vlm4vla.bench.libero import protocol\n"
+        "from vlm4vla.types import StartFailed\n"
+        "protocol.PLACEMENT_M, protocol.PLACEMENTS_TRIED = 0.0, 2; e = opened(sys.argv[1])\n"
+        "try: e.reset(start('dev', sys.argv[1], 0))\n"
+        "except StartFailed as error: print(error)",
+        CANS,
+    )
+    told = out.splitlines()[-1]
+    assert f"No random placement was found for the start dev 0 of '{CANS}': in each of 2 draws" in told
+    assert "mujoco" not in told and "fly off" not in told
 
 
 def test_an_action_that_is_no_number_is_refused_and_moves_nothing(python):

@@ -11,7 +11,7 @@ from vlm4vla import registry
 from vlm4vla.bench import assets, install
 from vlm4vla.rollout import check, perturb
 from vlm4vla.rollout.pool import WorkerPool
-from vlm4vla.types import UserError
+from vlm4vla.types import EpisodeSpec, UserError
 
 pytestmark = pytest.mark.sim
 SHARED = Path(__file__).parents[2].parent / "shared/assets"
@@ -25,7 +25,7 @@ TASKS = {
 
 @pytest.fixture(scope="module", params=sorted(TASKS))
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Per task: the benchmark, the start's seed, and what a worker answers."""
+    """The benchmark, and per task its start and what a worker answers."""
     name = request.param
     if name == "calvin":
         calvin_python()
@@ -41,7 +41,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     starts = [bench.episodes("train", task, 1)[0] for task in TASKS[name]]
     jobs = [{"kind": "moved", "id": start.task, "episode": start.to_dict()} for start in starts]
     with WorkerPool(name, 1, tmp_path_factory.mktemp("log") / "log") as pool:
-        answers = [(job["episode"]["seed"], result) for job, result in pool.run(jobs)]
+        answers = [(EpisodeSpec.from_dict(job["episode"]), result) for job, result in pool.run(jobs)]
     assert all(result["kind"] == "result" for _, result in answers), answers
     return bench, answers
 
@@ -60,12 +60,12 @@ def test_the_world_does_not_notice_and_the_pictures_come_back(found: Any) -> Non
 def test_the_picture_moves_as_little_as_it_should(found: Any) -> None:
     """Where the picture of the unmoved camera fits best onto that of the moved one: within a sixth of its side."""
     bench, answers = found
-    for seed, result in answers:
+    for start, result in answers:
         before, moved, _ = result["pictures"]
         for camera in before:
             side = min(before[camera].shape[:2])
             aside, up = best_offset(before[camera], moved[camera], side // 6)
-            assert 0 < np.hypot(aside, up) < side / 6, (camera, aside, up, perturb.camera_shifts(bench, seed)[camera])
+            assert 0 < np.hypot(aside, up) < side / 6, (camera, aside, up, perturb.camera_shifts(bench, start)[camera])
 
 
 def best_offset(before: np.ndarray, moved: np.ndarray, reach: int) -> tuple[int, int]:

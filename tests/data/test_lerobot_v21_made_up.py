@@ -68,6 +68,12 @@ def test_one_file_per_episode_is_read(tmp_path, version):
         reader.episode(2)
 
 
+def test_a_camera_of_videos_gets_another_name(tmp_path):
+    reader = Reader(made_up(tmp_path), spec(), cameras="top=agentview")
+    assert [c.name for c in reader.cameras] == ["agentview"]
+    assert greys(reader.episode(1).images["agentview"]) == list(range(9))
+
+
 def video(root: Path) -> Path:
     return root / "videos/chunk-001/observation.images.top/episode_000001.mp4"
 

@@ -180,6 +180,21 @@ def test_without_an_action_spec_a_foreign_set_is_refused(tmp_path):
         Reader(root, spec(arm=2))
 
 
+def test_a_camera_gets_the_name_of_a_simulator(tmp_path):
+    root = foreign(tmp_path / "set")
+    plain = Reader(root, spec())
+    renamed = Reader(root, spec(), cameras="observation.images.wrist=eye_in_hand, front")
+    assert [c.name for c in plain.cameras] == ["front", "wrist"]
+    assert [c.name for c in renamed.cameras] == ["eye_in_hand", "front"]
+    a, b = plain.episode(1).images, renamed.episode(1).images
+    assert np.array_equal(np.stack(list(a["wrist"])), np.stack(list(b["eye_in_hand"])))
+    assert np.array_equal(np.stack(list(a["front"])), np.stack(list(b["front"])))
+    assert renamed.digest() != plain.digest()
+    for named, told in (("front=a,wrist=a", "one name"), ("front=", "or one none"), ("frnt=a", "'frnt'")):
+        with pytest.raises(UserError, match=told):
+            Reader(root, spec(), cameras=named)
+
+
 def test_an_action_spec_file_converts_the_gripper(tmp_path):
     root = foreign(tmp_path / "set")
     straight = Reader(root, spec()).episode(0).actions

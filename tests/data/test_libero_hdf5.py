@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from libero_files import SIZE, actions, official, picture
 
+from vlm4vla.bench.libero.tasks import SUITES, instruction
 from vlm4vla.data.formats import libero_layout as layout
 from vlm4vla.data.readers import _digest
 from vlm4vla.data.readers.libero_hdf5 import Reader
@@ -52,7 +53,8 @@ def test_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
     reader = Reader(tmp_path)
     found = [(reader.episode(i).task, reader.episode(i).info["demo"]) for i in range(14)]
     assert found == [("a", "demo_0"), ("a", "demo_1"), *(("b", f"demo_{n}") for n in range(12))]
-    assert reader.episode(0).instruction == "with quotes" and [reader.episode(i).source for i in (0, 13)] == [0, 13]
+    said = Reader(tmp_path, instruction="attribute").episode(0)
+    assert said.instruction == "with quotes" and [reader.episode(i).source for i in (0, 13)] == [0, 13]
     one = Reader(tmp_path / "b_demo.hdf5", state="joint_states")
     assert len(one) == 12 and one.state_names[6] == "joint_states.joint_7"
     without = Reader(tmp_path, state="none")
@@ -102,13 +104,29 @@ def test_alignment_pairs_an_action_with_what_was_seen_before_it(tmp_path):
     assert np.array_equal(np.stack(list(aligned.images["agentview"])), np.stack(list(plain.images["agentview"]))[:-1])
 
 
-def test_the_name_of_a_file_may_be_the_instruction(tmp_path):
+def test_the_instruction_is_the_name_of_the_file_which_evaluations_tell(tmp_path):
+    """The sentence in the file is another one in three suites; regenerated files have none."""
     official(tmp_path, "KITCHEN_SCENE3_turn_on_the_stove", text=None)
-    official(tmp_path, "pick_up_the_bowl", text=None)
-    with pytest.raises(UserError, match="instruction=file_name"):
-        Reader(tmp_path).episode(0)
-    reader = Reader(tmp_path, instruction="file_name")
-    assert {reader.episode(i).instruction for i in range(4)} == {"turn on the stove", "pick up the bowl"}
+    official(tmp_path, "pick_up_the_black_bowl", text='"Pick the akita black bowl"')
+    for reader in (Reader(tmp_path), Reader(tmp_path, instruction="file_name")):
+        assert {reader.episode(i).instruction for i in range(4)} == {"turn on the stove", "pick up the black bowl"}
+        assert not any("evaluated_as" in reader.episode(i).info for i in range(4))
+    assert Reader(tmp_path).digest() == Reader(tmp_path, instruction="file_name").digest()
+    said = Reader(tmp_path, instruction="attribute")
+    with pytest.raises(UserError, match="Leave the option instruction out"):
+        said.episode(0)
+    assert said.episode(2).instruction == "Pick the akita black bowl"
+    assert said.episode(2).info["evaluated_as"] == "pick up the black bowl"
+    assert said.digest() != Reader(tmp_path).digest()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_policy_is_trained_on_the_sentence_that_it_is_evaluated_on(tmp_path, suite):
+    for task in SUITES[suite]:
+        official(tmp_path, task, lengths=(1,), text="the sentence of the BDDL file", size=1)
+    reader = Reader(tmp_path)
+    found = {reader.episode(i).task: reader.episode(i).instruction for i in range(len(reader))}
+    assert found == {task: instruction(task) for task in SUITES[suite]}
 
 
 def test_mistakes_are_refused(tmp_path):

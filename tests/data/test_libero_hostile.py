@@ -96,7 +96,7 @@ def test_hostile_files_are_refused(tmp_path, name):
     with h5py.File(path, "r+") as f:
         change(f)
     with pytest.raises(UserError, match=match):
-        Reader(path).episode(1)
+        Reader(path, instruction="attribute").episode(1)
 
 
 @pytest.mark.parametrize("part", [0, 10, 3000, -100])

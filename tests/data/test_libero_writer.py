@@ -187,3 +187,14 @@ def test_our_own_files_need_no_alignment(tmp_path):
     out.finish()
     with pytest.raises(UserError, match="Leave the option align out"):
         Reader(tmp_path, align=True).episode(0)
+
+
+def test_our_own_files_say_what_the_benchmark_tells(tmp_path):
+    """Their sentence is that of the benchmark they were recorded in, whatever its tasks are called."""
+    out = writer(tmp_path)
+    out.add("0", recorded(0, 4, ("agentview",)))
+    out.finish()
+    reader, named = Reader(tmp_path), Reader(tmp_path, instruction="file_name")
+    assert (reader.episode(0).instruction, reader.episode(0).task) == ("do thing 0", "task-0")
+    assert reader.digest() == Reader(tmp_path, instruction="attribute").digest() != named.digest()
+    assert named.episode(0).instruction == "task-0" and named.episode(0).info["evaluated_as"] == "do thing 0"

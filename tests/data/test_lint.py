@@ -78,6 +78,7 @@ def test_clean_sets_have_no_findings(tmp_path, change, numbers):
         ("control characters", "instruction-characters", "warning", "do not print"),
         ("bytes as text", "instruction-characters", "warning", "do not print"),
         ("blanks at the end", "instruction-characters", "warning", "blanks"),
+        ("another sentence", "instruction-evaluated", "warning", "8 of 8 episodes are told other words than eval"),
     ],
 )
 def test_seeded_defects(tmp_path, name, check, severity, words):
@@ -132,6 +133,7 @@ def test_seeded_defects(tmp_path, name, check, severity, words):
         "control characters": saying("{}\x00"),
         "bytes as text": saying("b'{}'"),
         "blanks at the end": saying("{} "),
+        "another sentence": lambda e: replace(e, info={**e.info, "evaluated_as": "Pick the akita black bowl"}),
     }
     report = lint(moving_store(tmp_path, changes[name]))
     matching = [f for f in report.findings if f.check == check and words in f.measured]

@@ -1,9 +1,9 @@
 """A benchmark without a simulator, for the pool and the worker: a point that must be moved to 1 along x.
 
 Tasks decide how it behaves: "move" and "slide" work; "raise" fails in every step; "die" kills its process in reset;
-"die-once" does so until its flag file exists; "hang" never comes back from reset. "chain" (not listed) has two
-subtasks, half of the way each; it is over when one takes more than four steps. A moved camera sees it as if all had
-been moved by as much along x.
+"die-once" does so until its flag file exists; "hang" never comes back from reset; "nowhere" (not listed) has starts
+that cannot be put in place. "chain" (not listed) has two subtasks, half of the way each; it is over when one takes more
+than four steps. A moved camera sees it as if all had been moved by as much along x.
 """
 
 import os
@@ -13,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm4vla.types import ActionSpec, CameraMove, CameraSpec, Dimension, EpisodeSpec, Observation, StepResult
+from vlm4vla.types import (
+    ActionSpec,
+    CameraMove,
+    CameraSpec,
+    Dimension,
+    EpisodeSpec,
+    Observation,
+    StartFailed,
+    StepResult,
+)
 
 FLAG = Path(os.environ.get("FAKE_BENCH_FLAG", "/nonexistent/flag"))
 
@@ -34,6 +43,8 @@ class FakeEnv:
             if self.task == "die-once":
                 FLAG.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.task == "nowhere":
+            raise StartFailed("nothing fits")
         if self.task == "hang":
             print("hanging", flush=True)
             time.sleep(3600)

@@ -1,11 +1,14 @@
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fake_bench import Benchmark
+from websockets.sync.server import serve
 
-from vlm4vla.rollout.asking import Server, check_spec, request_keys
-from vlm4vla.rollout.wire import NOISE_KEY, ServerError, image_keys
+from vlm4vla.rollout.asking import Server, check_spec, request_keys, split_gripper
+from vlm4vla.rollout.wire import NOISE_KEY, ServerError, image_keys, pack
+from vlm4vla.rollout.worker import Worker
 from vlm4vla.types import Observation, UserError
 
 URI = "ws://127.0.0.1:1"
@@ -123,3 +126,84 @@ def test_a_policy_that_draws_is_told_the_noise_of_seed_episode_and_question():
     assert noises(0, first, metadata={}) == [None] * 3, "another's server is not sent what it does not know"
     deterministic = {key: value for key, value in drawing.items() if key != "noise"}
     assert noises(0, first, metadata=OURS | {"observation": deterministic}) == [None] * 3
+
+
+@pytest.mark.parametrize(("gripper", "told"), [("close_positive", -1.0), ("close_negative", 1.0)])
+def test_the_gripper_of_another_sense_is_turned_exactly_once(gripper, told):
+    seen = Observation({"front": np.zeros((4, 4, 3), np.uint8)}, "go", np.zeros(1, np.float32))
+    actions = np.array([[0.5, 1.0], [-0.5, -1.0], [0.25, 0.5]], np.float32)
+    actions.flags.writeable = False  # as those of a real reply
+    server = Server(Client({}, {"actions": actions}), Benchmark(), execute=1, seed=0, gripper=gripper)
+    for _ in range(3):  # the same reply each time: nothing adds up
+        assert np.array_equal(server.ask(seen), actions * np.float32([1.0, told]))
+    plain = Server(Client({}, {"actions": actions}), Benchmark(), execute=1, seed=0)
+    assert np.array_equal(plain.ask(seen), actions)
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "gripper"),
+    [
+        (URI, URI, None),
+        (f"{URI}?gripper=close_positive", URI, "close_positive"),
+        (f"{URI}/?gripper=close_negative", f"{URI}/", "close_negative"),
+        (f"{URI}/p?token=a%2Bb&gripper=close_positive&x=1", f"{URI}/p?token=a%2Bb&x=1", "close_positive"),
+        (f"{URI}?token=a", f"{URI}?token=a", None),
+    ],
+)
+def test_the_gripper_stands_in_the_address_and_is_not_sent_along(given, address, gripper):
+    assert split_gripper(given) == (address, gripper)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("gripper=close_postive", "Did you mean 'gripper=close_positive'"),
+        ("gripper", "Possible: gripper=close_positive, gripper=close_negative"),
+        ("griper=close_positive", "has the setting 'griper=close_positive'"),
+        ("gripper=close_positive&gripper=close_negative", "Give one of these once"),
+    ],
+)
+def test_slips_in_the_address_are_refused(query, told):
+    with pytest.raises(UserError, match=told):
+        split_gripper(f"{URI}?{query}")
+
+
+def test_a_server_that_declares_its_actions_is_not_told_otherwise():
+    address = f"{URI}?gripper=close_positive"
+    with pytest.raises(UserError, match="declares its own action spec"):
+        check_spec(OURS | {"action_spec": SPEC.to_dict()}, SPEC, True, address)
+    check_spec({}, SPEC, True, address)
+    with pytest.raises(UserError, match=r"\?gripper=close_positive"):
+        check_spec({}, SPEC, False, URI)
+
+
+def test_a_worker_turns_the_gripper_of_another_tools_server(monkeypatch):
+    """From the address of an evaluation to the simulator: it answers -1 for open, and the environment gets +1."""
+    paths, grippers = [], []
+
+    def answer(connection):
+        paths.append(connection.request.path)
+        connection.send(pack({}))
+        for _ in connection:
+            connection.send(pack({"actions": np.float32([[0.5, -1.0], [0.5, -1.0]])}))
+
+    bench = Benchmark()
+    check = type(bench.action_spec).check
+    monkeypatch.setattr(
+        type(bench.action_spec), "check", lambda spec, action: (grippers.append(action[1]), check(spec, action))[1]
+    )
+    episode = bench.episodes("eval", "move", 1)[0].to_dict()
+    job = {"kind": "rollout", "id": "a", "episode": episode, "control": None, "other": None, "instruction": "go"}
+    job |= {"execute": 2, "seed": 0, "video": False, "assume_spec": True}
+    with serve(answer, "127.0.0.1", 0, compression=None) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        uri = f"ws://127.0.0.1:{listening.socket.getsockname()[1]}"
+        worker = Worker(bench, lambda message: None)
+        told = [worker.work(job | {"policy": uri + query}) for query in ("?gripper=close_positive",) * 2 + ("",)]
+        worker.close()
+        listening.shutdown()
+        thread.join()
+    assert [result["success"] for result in told] == [True] * 3
+    assert len(paths) == 1 and "gripper" not in paths[0]
+    assert grippers == [1.0] * 16 + [-1.0] * 8

@@ -150,6 +150,18 @@ def test_a_finished_set_returns_at_once(tmp_path):
         demos.record(config(tmp_path, noise=0.2), False, ToyPool())
 
 
+def test_all_tasks_are_those_of_the_day_and_another_list_is_another_set(tmp_path, monkeypatch):
+    """Which tasks a benchmark lists may be chosen outside of the settings, without another id."""
+    monkeypatch.setattr(ToyBenchmark, "tasks", lambda self: ("push",))
+    run = demos.record(config(tmp_path / "a", tasks=()), False, ToyPool())
+    assert run.config["tasks"] == ["push"]
+    named = demos.record(config(tmp_path / "b", tasks=("push",)), False, ToyPool())
+    assert named.config_hash == run.config_hash
+    monkeypatch.setattr(ToyBenchmark, "tasks", lambda self: ("pull",))
+    with pytest.raises(UserError, match=r"tasks: \['push'\] there, \['pull'\] now"):
+        demos.record(config(tmp_path / "a", tasks=()), False, ToyPool())
+
+
 def test_a_kill_in_the_last_removal_leaves_no_second_copy(tmp_path, monkeypatch):
     whole = demos.record(config(tmp_path / "a"), False, ToyPool())
 
@@ -191,6 +203,22 @@ def test_failures_of_workers_are_told_and_tried_again(tmp_path):
         with pytest.raises(Killed):
             demos.record(config(tmp_path / "c"), False, ToyPool(fuel=1))
         demos.record(config(tmp_path / "c"), False, ToyPool(versions={"toysim": "2"}))
+
+
+def test_a_start_that_cannot_be_put_in_place_is_passed_over_for_good(tmp_path):
+    failure = {"error": "StartFailed: nothing fits", "user": False, "start": True}
+    run = demos.record(config(tmp_path), False, ToyPool(failure=failure))
+    kept = [(e.task, e.source) for e in map(Reader(tmp_path).episode, range(6))]
+    assert kept == [("push", 3), ("push", 4), ("push", 5), ("pull", 0), ("pull", 2), ("pull", 4)]
+    skipped = records.read_all(tmp_path / "skipped.jsonl", demos.SkippedStart)
+    assert {(s.task, s.index): s.problem for s in skipped} == {
+        ("push", 0): None,
+        ("push", 1): failure["error"],
+        ("push", 2): None,
+        ("pull", 1): failure["error"],
+        ("pull", 3): None,
+    }
+    assert run.facts["skipped"] == {"push": 3, "pull": 2}
 
 
 @pytest.mark.sim

@@ -7,7 +7,7 @@ import pytest
 from fake_bench import Benchmark, FakeEnv
 
 from vlm4vla.rollout import episodes, perturb
-from vlm4vla.types import UserError, step_limit_of, view_name
+from vlm4vla.types import EpisodeSpec, UserError, step_limit_of, view_name
 
 PICTURES = {"pictures": True}
 
@@ -144,7 +144,7 @@ def test_cameras_are_moved_for_one_episode(monkeypatch):
     chooser, bench = Recorder(), Benchmark()
     env = bench.make("move")
     moved = episodes.rollout(job(control="camera-moved", video=True), bench, env, chooser)
-    shift = perturb.camera_shifts(bench, job()["episode"]["seed"])["front"]
+    shift = perturb.camera_shifts(bench, EpisodeSpec.from_dict(job()["episode"]))["front"]
     aside = int(100 * abs(shift.translation[0]))
     assert aside > 0 and [o.images["front"][0, 0, 0] for o in chooser.seen] == [aside, 50 + aside]
     assert moved["frames"][0, 0, 0, 0] == aside  # the video shows what the policy saw

@@ -77,9 +77,11 @@ def test_an_exception_is_a_failure_and_the_worker_lives_on(log):
     with pool(log, workers=1) as p:
         (pid,) = [w.process.pid for w in p._workers]
         (_, raised), (_, unknown) = [*p.run([rollout("raise")]), *p.run([rollout("move", policy="builtin:exprt")])]
+        ((_, nowhere),) = p.run([rollout("nowhere")])
         ((_, good),) = p.run([rollout("move")])
         assert [w.process.pid for w in p._workers] == [pid]
-    assert raised["error"] == "ZeroDivisionError: simulated" and not raised["user"]
+    assert raised["error"] == "ZeroDivisionError: simulated" and not raised["user"] and not raised["start"]
+    assert nowhere["error"] == "StartFailed: nothing fits" and nowhere["start"] and not nowhere["user"]
     assert unknown["user"] and "builtin:expert" in unknown["error"]
     assert good["success"]
     assert "Traceback" in log.read_text()

@@ -1,6 +1,7 @@
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,12 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from rollout_fakes import LONG, SPEC, TASKS, FakeBench, FakePolicy, configured, picture
+from websockets.sync.server import ServerConnection, serve
 
 from vlm4vla import provenance, records
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.rollout import runner
-from vlm4vla.rollout.wire import PolicyClient
+from vlm4vla.rollout.wire import PolicyClient, pack
 from vlm4vla.schemas import EvalConfig
 from vlm4vla.study.audit_facts import EVALUATED
 from vlm4vla.types import UserError, refuse
@@ -185,6 +188,39 @@ def test_rows_of_two_runs_are_never_mixed(tmp_path: Path, changes: dict[str, Any
         run(configured(tmp_path, **changes))
 
 
+def listing(monkeypatch: pytest.MonkeyPatch, *tasks: str) -> None:
+    """As a setting outside of the configuration may choose: the benchmark keeps its id."""
+    monkeypatch.setattr(FakeBench, "tasks", lambda self: tasks)
+
+
+def test_all_tasks_are_those_of_the_day_and_another_list_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing(monkeypatch, "drawer-close", "drawer-open")
+    first = run(configured(tmp_path / "a", tasks=()))
+    assert first.config["tasks"] == first.facts["tasks"] == ["drawer-close", "drawer-open"]
+    assert run(configured(tmp_path / "b", tasks=("drawer-close", "drawer-open"))).config_hash == first.config_hash
+    listing(monkeypatch, "push")
+    told = r"holds another run \(tasks: \['drawer-close', 'drawer-open'\] there, \['push'\] now\).*another --out"
+    with pytest.raises(UserError, match=told):
+        run(configured(tmp_path / "a", tasks=()))
+    assert run(configured(tmp_path / "c", tasks=())).config_hash != first.config_hash
+
+
+def test_a_killed_run_of_all_tasks_takes_no_rows_of_another_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakePool.wrong = kill_at(2)
+    with pytest.raises(Killed):
+        run(configured(tmp_path, tasks=()))
+    FakePool.wrong = kill_at(99)
+    with monkeypatch.context() as other:
+        listing(other, "push")
+        with pytest.raises(UserError, match="holds another run"):
+            run(configured(tmp_path, tasks=()))
+    assert run(configured(tmp_path, tasks=())).facts["rows"] == 12
+
+
 def test_other_weights_are_another_run_and_another_path_is_not(tmp_path: Path) -> None:
     run(configured(tmp_path))
     run(configured(tmp_path, policy="the same folder, moved"))
@@ -192,6 +228,20 @@ def test_other_weights_are_another_run_and_another_path_is_not(tmp_path: Path) -
     policy.digest = "other456"
     with pytest.raises(UserError, match=r"policy: 'fake0123' there, 'other456' now"):
         run(configured(tmp_path), policy)
+
+
+class OnTheCpu(FakePolicy, torch.nn.Module):
+    """A policy of ours is a module, somewhere."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        FakePolicy.__init__(self)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+
+def test_the_record_says_where_the_policy_computed(tmp_path: Path) -> None:
+    assert run(configured(tmp_path / "a"), OnTheCpu()).hardware["device"] == "cpu"
+    assert "device" not in run(configured(tmp_path / "b")).hardware  # of others nothing is known
 
 
 def test_another_simulator_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +302,19 @@ def test_rows_without_a_record_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(UserError, match=r"no run.json"):
         run(configured(tmp_path))
+
+
+def test_tasks_that_cannot_be_played_are_refused_before_the_first_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def must_have_assets(_bench: FakeBench, tasks: Sequence[str]) -> None:
+        assert tuple(tasks) == ("push", "drawer-open")
+        raise refuse("No mesh for push", todo="Leave it out.")
+
+    monkeypatch.setattr(FakeBench, "must_have_assets", must_have_assets, raising=False)
+    with pytest.raises(UserError, match="No mesh for push"):
+        run(configured(tmp_path / "out", tasks=("push", "drawer-open")))
+    assert not FakePool.made and not (tmp_path / "out").exists()
 
 
 def test_lost_workers_are_not_failures_of_the_policy(tmp_path: Path) -> None:
@@ -372,3 +435,28 @@ def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[s
     successes = sum(r.success for r in rows(tmp_path))
     assert out == "" and "12/12" in err and f"success {successes}/12" in err
     assert json.loads((tmp_path / "run.json").read_text())["kind"] == "eval"
+
+
+def test_the_gripper_in_the_address_is_part_of_the_run_and_not_sent(tmp_path: Path) -> None:
+    paths: list[str] = []
+
+    def answer(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        paths.append(connection.request.path)
+        connection.send(pack({"tool": "another"}))
+
+    played = {"kind": "result", "success": True, "steps": 7, "first_success_step": 7, "failure": None}
+    played |= {"completed": None, "partial": None, "wall_s": 0.25, "frames": None}
+    FakePool.wrong = staticmethod(lambda job, place: played)
+    with serve(answer, "127.0.0.1", 0, compression=None) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        uri = f"ws://127.0.0.1:{listening.socket.getsockname()[1]}"
+        turned = f"{uri}?gripper=close_positive"
+        record = runner.evaluate(configured(tmp_path, policy=turned, assume_spec=True), None, False, FakePool)
+        with pytest.raises(UserError, match=r"policy: 'ws.*gripper=close_positive' there"):
+            runner.evaluate(configured(tmp_path, policy=uri, assume_spec=True), None, False, FakePool)
+        listening.shutdown()
+        thread.join()
+    assert record.inputs == {"policy": turned} and {job["policy"] for job in FakePool.made[0].jobs} == {turned}
+    assert paths == ["/", "/"]

@@ -29,6 +29,7 @@ class RawEpisode:
     ``task`` is the benchmark's name of the task (the instruction, where a dataset knows no other);
     ``source`` is the episode's index in its dataset; ``info`` is plain JSON data (seed, ...). What was left
     out is counted there: ``dropped_X`` frames of this episode, ``skipped_X`` episodes of the whole data set.
+    ``evaluated_as`` is the sentence that evaluations of the task use, where the reader knows that it is another one.
     """
 
     instruction: str

@@ -50,6 +50,12 @@ def values(kind: type[Any], name: str, given: Mapping[str, object]) -> dict[str,
     return {key: _value(known[key], value) for key, value in given.items()}
 
 
+def renamed(words: str) -> list[tuple[str, str | None]]:
+    """``STORED=NAME, OTHER`` as [(STORED, NAME), (OTHER, None)]: names in a data set, and those that they get."""
+    pairs = [word.partition("=") for word in words.split(",")]
+    return [(stored.strip(), name.strip() if equals else None) for stored, equals, name in pairs]
+
+
 def plain(value: object) -> object:
     """An option's value as it is written in a record: JSON data, a path as its text."""
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,15 +1,25 @@
 """Who chooses the actions of a rollout: a policy server, the benchmark's own expert, or nobody.
 
 Runs in the simulator's environment: numpy, msgpack and websockets only.
+
+A server that is not ours does not say what its numbers mean: ``--assume_spec true`` says that they mean what the
+benchmark's do. Where its gripper alone counts the other way round, the address says so, in the words of the path
+``/vla-eval`` (:mod:`vlm4vla.rollout.harness`)::
+
+    ws://HOST:PORT?gripper=close_positive
+
+``close_negative``, our own sense (+1 open, -1 closed), is the default here: benchmarks have it.
 """
 
 import hashlib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from vlm4vla.rollout.names import GRIPPER_SENSES
 from vlm4vla.rollout.wire import (
     INSTRUCTION_KEY,
     NOISE_KEY,
@@ -78,17 +88,21 @@ class Server:
     """A policy server, asked over one connection that is kept for the life of the worker.
 
     One of ours whose policy draws at random is told with which noise: that of ``seed``, the episode, and the how
-    many-th question of the episode it is.
+    many-th question of the episode it is. ``gripper``: one of ``GRIPPER_SENSES``, that of a server that is not ours.
     """
 
     looks = True
 
-    def __init__(self, client: PolicyClient, bench: Benchmark, execute: int, seed: int) -> None:
+    def __init__(
+        self, client: PolicyClient, bench: Benchmark, execute: int, seed: int, gripper: str = "close_negative"
+    ) -> None:
         self._client, self._execute, self._seed = client, execute, seed
         self._noisy = is_ours(client.metadata) and "noise" in client.metadata["observation"]
         self._episode: EpisodeSpec | None = None
         self._asked = 0
         self._actions = bench.action_spec.size
+        self._turn = np.ones(self._actions, np.float32)
+        self._turn[list(bench.action_spec.gripper)] = GRIPPER_SENSES[gripper]
         self._keys, self._sends_state = request_keys(client.metadata, bench, client.uri)
         self.cameras = frozenset(camera_and_age(view)[0] for view in self._keys)
         self.window = 1 + max((camera_and_age(view)[1] for view in self._keys), default=0)
@@ -130,7 +144,7 @@ class Server:
                 possible=f"(H, {self._actions}) with H of at least {self._execute}, the steps executed of each chunk",
                 todo="Lower execute, or serve a policy of this benchmark.",
             )
-        return chunk
+        return chunk * self._turn
 
 
 def noise_of(seed: int, episode: EpisodeSpec, question: int) -> int:
@@ -167,6 +181,30 @@ def request_keys(metadata: Mapping[str, Any], bench: Benchmark, uri: str) -> tup
     return {camera: entry["key"] for camera, entry in wanted["images"].items()}, bool(names)
 
 
+def split_gripper(uri: str) -> tuple[str, str | None]:
+    """(Address to connect to, gripper sense that it named, or None) of an address; the sense is not sent along.
+
+    Refuses a sense that does not exist, and a setting whose name is nearly ``gripper``; any other is the server's own.
+    """
+    address, _, query = uri.partition("?")
+    rest: list[str] = []
+    gripper: str | None = None
+    for setting in query.split("&"):
+        name, _, value = setting.partition("=")
+        if name == "gripper" and value in GRIPPER_SENSES and gripper is None:
+            gripper = value
+        elif name == "gripper" or get_close_matches(name.lower(), ["gripper"]):
+            raise refuse(
+                f"The address {uri!r} has the setting {setting!r}",
+                given=value if name == "gripper" else name,
+                possible=[f"gripper={sense}" for sense in GRIPPER_SENSES],
+                todo="Give one of these once, or none where its +1 opens and its -1 closes.",
+            )
+        else:
+            rest.append(setting)
+    return "?".join((address, "&".join(rest)) if any(rest) else (address,)), gripper
+
+
 def check_spec(metadata: Mapping[str, Any], spec: ActionSpec, assume_spec: bool, uri: str) -> None:
     """Refuse a server whose actions mean something else than the benchmark's, or that does not say what they mean."""
     if not is_ours(metadata):
@@ -175,7 +213,14 @@ def check_spec(metadata: Mapping[str, Any], spec: ActionSpec, assume_spec: bool,
         raise refuse(
             f"The policy at {uri} is not a server of vlm4vla's, so it declares no action spec",
             possible=f"the benchmark's: {spec}",
-            todo="If its actions mean exactly that, say so with --assume_spec true.",
+            todo="If its actions mean exactly that, say so with --assume_spec true; if its gripper alone counts the "
+            "other way round (+1 closes), add ?gripper=close_positive to its address as well.",
+        )
+    if split_gripper(uri)[1] is not None:
+        raise refuse(
+            f"The address {uri!r} names a gripper sense, but the server declares its own action spec",
+            possible="gripper for servers that declare none",
+            todo="Leave ?gripper=... out of the address.",
         )
     theirs = ActionSpec.from_dict(metadata["action_spec"])
     differences = theirs.differences(spec)

@@ -27,8 +27,10 @@ def draft(
     inputs: Mapping[str, str],
     packages: Iterable[str],
 ) -> RunRecord:
-    """The record of a first attempt. ``inputs`` (content hashes) stand for the settings of their names: a policy's
-    digest counts, not its path. ``packages``: names whose versions are recorded."""
+    """The record of a first attempt. ``config`` names its tasks: "all" would be whatever the benchmark lists that day.
+    ``inputs`` (content hashes) stand for the settings of their names: a policy's digest counts, not its path.
+    ``packages``: names whose versions are recorded."""
+    assert config.tasks
     settings = {k: v for k, v in configs.to_dict(config).items() if k not in _NOT_IDENTITY}
     identity = configs.digest(settings | dict(inputs) | {"benchmark": benchmark})
     commit, dirty = provenance.source_state()
@@ -43,7 +45,7 @@ def draft(
         hardware=provenance.hardware(),
         seed=config.seed if isinstance(config, EvalConfig) else None,  # demonstrations: their starts have seeds
         inputs=dict(inputs),
-        facts={"commits": [_source(commit, dirty)]},
+        facts={"commits": [provenance.source(commit, dirty)]},
         started=now(),
     )
 
@@ -61,7 +63,9 @@ def begin(out: Path, new: RunRecord) -> RunRecord:
         if record.finished is not None:
             return record
         _refuse_changes(out, "software", _computing(record.packages), _computing(new.packages))
-        before = record.facts["commits"] if "commits" in record.facts else [_source(record.commit, record.dirty)]
+        before = (
+            record.facts["commits"] if "commits" in record.facts else [provenance.source(record.commit, record.dirty)]
+        )
         record = record.model_copy(update={"facts": record.facts | {"commits": [*before, *new.facts["commits"]]}})
     records.write_one(file, record)
     return record
@@ -106,9 +110,3 @@ def _refuse_changes(out: Path, what: str, before: Mapping[str, str], now: Mappin
 
 def _computing(packages: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in packages.items() if name in _COMPUTING}
-
-
-def _source(commit: str | None, dirty: bool | None) -> str:
-    if commit is None:
-        return "not from a checkout"
-    return f"{commit} with uncommitted changes" if dirty else commit

@@ -17,7 +17,7 @@ from vlm4vla.bench import install
 from vlm4vla.data.normalize import Normalizer
 from vlm4vla.data.statistics import Statistics
 from vlm4vla.rollout.demos import recordable
-from vlm4vla.rollout.jobs import chosen_tasks
+from vlm4vla.rollout.jobs import chosen_tasks, must_be_playable
 from vlm4vla.rollout.pool import WorkerPool
 from vlm4vla.rollout.worker import load
 from vlm4vla.schemas import NormalizerConfig
@@ -85,6 +85,7 @@ def measure(what: Ceiling, log: Log) -> list[dict[str, Any]]:
             todo="Lower --episodes.",
         )
     configs = {name: _config(name) for name in what.normalizers}
+    must_be_playable(tasks, bench)
     path = install.home() / "log" / f"ceiling-{Path(what.bench).stem}.log"
     with WorkerPool(what.bench, what.workers, path) as pool:
         actions = _labels(pool, bench, tasks, what)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlm4vla.bench import install
+from vlm4vla.rollout.jobs import must_be_playable
 from vlm4vla.rollout.names import BUILTINS
 from vlm4vla.rollout.pool import WorkerPool
 from vlm4vla.rollout.worker import load
@@ -35,6 +36,7 @@ class _Bench:
         self.spec: Benchmark = load(name)
         tasks = self.spec.tasks()
         self.tasks = tuple(dict.fromkeys((tasks[0], tasks[len(tasks) // 2], tasks[-1]))) if quick else tasks
+        must_be_playable(self.tasks, self.spec)
         self.expert_episodes, self.idle_episodes, self.starts = (3, 2, 3) if quick else (25, 5, 10)
         self.log = install.home() / "log" / f"check-{Path(name).stem}.log"
 

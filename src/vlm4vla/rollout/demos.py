@@ -1,7 +1,7 @@
 """Demonstrations: a benchmark's scripted expert on its train starts, as a LeRobot data set or in its own data's layout.
 
-``out`` holds the data set, ``run.json``, ``skipped.jsonl`` (starts on which the expert failed)
-and the workers' log. A killed run goes on where it stopped; a finished one returns at once.
+``out`` holds the data set, ``run.json``, ``skipped.jsonl`` (starts on which the expert failed, or that cannot be
+put in place) and the workers' log. A killed run goes on where it stopped; a finished one returns at once.
 """
 
 import time
@@ -17,7 +17,7 @@ from vlm4vla.data.base import RawEpisode
 from vlm4vla.data.progress import bar
 from vlm4vla.records import Record, RunRecord
 from vlm4vla.rollout import attempt
-from vlm4vla.rollout.jobs import chosen_tasks
+from vlm4vla.rollout.jobs import chosen_tasks, must_be_playable
 from vlm4vla.schemas import DEFAULT_FORMAT, DemosConfig
 from vlm4vla.types import Benchmark, EpisodeSpec, RunFailed, UserError, refuse
 
@@ -35,11 +35,12 @@ class DemosFailed(RunFailed):
 
 
 class SkippedStart(Record):
-    """A start on which the expert did not succeed."""
+    """A start on which the expert did not succeed, or, with ``problem``, that cannot be put in place."""
 
     task: str
     index: int
     seed: int
+    problem: str | None = None
 
 
 def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | None" = None) -> RunRecord:
@@ -53,8 +54,10 @@ def record(config: DemosConfig, progress: bool, pool_factory: "PoolFactory | Non
     if config.format is None:
         config = config.model_copy(update={"format": getattr(bench, "data_format", DEFAULT_FORMAT)})
     tasks = recordable(config.tasks, bench)
+    config = config.model_copy(update={"tasks": tasks})  # as in evaluations: what "all" means may be chosen elsewhere
     if config.scenes and "scene" not in _told(bench, bench.episodes("train", tasks[0], 1)[0]):
         raise refuse(f"The starts of {bench.id} lie in no scenes", possible="no scenes", todo="Leave --scenes out.")
+    must_be_playable(tasks, bench)
     with records.locked(config.out):
         return _record(config, bench, tasks, progress, pool_factory)
 
@@ -185,10 +188,9 @@ class _Todo:
 
     def add(self, spec: EpisodeSpec, result: Mapping[str, Any]) -> bool:
         """Store one judged start; True when it is a demonstration."""
-        start = (spec.task, spec.index)
+        key = self.key((spec.task, spec.index))
         if not result["success"]:
-            records.append(self._skipped, SkippedStart(task=spec.task, index=spec.index, seed=spec.seed))
-            self._failed.add(start)
+            self.skip(spec)
             return False
         episode = RawEpisode(
             instruction=spec.instruction,
@@ -202,9 +204,15 @@ class _Todo:
         vectors = dict(result["vectors"])
         if vectors:
             vectors["executed_actions"] = result["executed"]
-        self._writer.add(self.key(start), episode, vectors)
-        self._staged.add(self.key(start))
+        self._writer.add(key, episode, vectors)
+        self._staged.add(key)
         return True
+
+    def skip(self, spec: EpisodeSpec, problem: str | None = None) -> None:
+        """Note a start that gives no demonstration: the expert's failure, or the ``problem`` of the start itself."""
+        record = SkippedStart(task=spec.task, index=spec.index, seed=spec.seed, problem=problem)
+        records.append(self._skipped, record)
+        self._failed.add((spec.task, spec.index))
 
     @property
     def done(self) -> int:
@@ -224,6 +232,9 @@ def _collect(config: DemosConfig, pool: "Pool", todo: _Todo, progress: bool) -> 
                 if result["kind"] == "failure":
                     if result["user"]:
                         raise UserError(result["error"])
+                    if result.get("start"):  # it would not be otherwise the next time
+                        todo.skip(spec, result["error"])
+                        continue
                     failures.append(f"{spec.task} {spec.index}: {result['error']}")
                 elif todo.add(spec, result):
                     advance()

@@ -50,7 +50,7 @@ class _Eyes:
         episode = EpisodeSpec.from_dict(job["episode"])
         self._told: str | None = job["instruction"] if control == INSTRUCTION_SWAPPED else None
         self._words = perturb.paraphrases(bench, episode) if control == INSTRUCTION_PARAPHRASED else {}
-        self._shuffles = episode.seed if control == IMAGE_SHUFFLED else None
+        self._shuffles = episode if control == IMAGE_SHUFFLED else None
         self._fixed: Images | None = None
         if control == IMAGE_BLANK:
             self._fixed = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in bench.cameras}
@@ -93,7 +93,7 @@ def rollout(job: Job, bench: Benchmark, env: Env, chooser: Chooser) -> dict[str,
     perturb.must_offer(bench, [job["control"]])
     if job["control"] != CAMERA_MOVED:
         return _rollout(job, bench, env, chooser)
-    perturb.move_cameras(env, perturb.camera_shifts(bench, int(job["episode"]["seed"])))
+    perturb.move_cameras(env, perturb.camera_shifts(bench, EpisodeSpec.from_dict(job["episode"])))
     try:
         return _rollout(job, bench, env, chooser)
     finally:
@@ -221,7 +221,7 @@ def moved(job: Job, bench: Benchmark, env: Env) -> dict[str, Any]:
     expert = bench.expert(env)
     pictures: list[dict[str, Image]] = []
     states: list[npt.NDArray[np.float64]] = []
-    for shifts in ({}, perturb.camera_shifts(bench, episode.seed), {}):
+    for shifts in ({}, perturb.camera_shifts(bench, episode), {}):
         perturb.move_cameras(env, shifts)
         result = env.reset(episode)
         expert.reset(episode)

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from vlm4vla.bench import install
 from vlm4vla.rollout.demos import recordable
-from vlm4vla.rollout.jobs import chosen_tasks
+from vlm4vla.rollout.jobs import chosen_tasks, must_be_playable
 from vlm4vla.rollout.names import EXPERT
 from vlm4vla.rollout.pool import WorkerPool
 from vlm4vla.rollout.worker import load
@@ -47,6 +47,7 @@ def measure(what: Trial, log: Log, python: Path | None = None) -> list[dict[str,
     bench = load(what.bench)
     tasks = recordable(what.tasks, bench) if what.noise else chosen_tasks(what.tasks, bench)
     starts = [start for task in tasks for start in _starts(what, bench, task)]
+    must_be_playable(tasks, bench)
     found: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
     path = install.home() / "log" / f"expert-{Path(what.bench).stem}.log"
     with WorkerPool(what.bench, what.workers, path, python) as pool:

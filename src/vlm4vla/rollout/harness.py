@@ -24,12 +24,12 @@ from PIL import UnidentifiedImageError
 
 from vlm4vla.rollout import wire
 from vlm4vla.rollout.batching import ActingPolicy, Batcher, outcome
+from vlm4vla.rollout.names import GRIPPER_SENSES
 from vlm4vla.rollout.requests import package_version, parse_harness
 from vlm4vla.types import Dimension, UserError, Vector, refuse
 
 PATH = "/vla-eval"
 PROTOCOL_VERSION = 1
-_SENSES = {"close_positive": -1.0, "close_negative": 1.0}  # our number times this
 _ROTATION_FORMATS = {"euler_xyz": "euler_xyz", "axis_angle": "axis_angle", "quaternion": "quaternion_xyzw"}
 
 
@@ -45,11 +45,11 @@ def settings(path: str, chunk: int) -> tuple[str, int]:
         )
     values = {"gripper": "close_positive", "execute": str(chunk)} | given
     gripper, execute = values["gripper"], values["execute"]
-    if gripper not in _SENSES:
+    if gripper not in GRIPPER_SENSES:
         raise refuse(
             f"gripper={gripper!r} in {path!r}",
             given=gripper,
-            possible=list(_SENSES),
+            possible=list(GRIPPER_SENSES),
             todo="Name the sense that the benchmark of the harness declares.",
         )
     if not execute.isdecimal() or not 1 <= int(execute) <= chunk:
@@ -83,7 +83,7 @@ class Session:
     async def _act(self, payload: object) -> dict[str, Any]:
         if not self._buffer:
             chunk = (await self._batcher.act(parse_harness(self._policy, payload))).copy()
-            chunk[:, list(self._policy.action_spec.gripper)] *= _SENSES[self._gripper]
+            chunk[:, list(self._policy.action_spec.gripper)] *= GRIPPER_SENSES[self._gripper]
             self._buffer = list(chunk[: self._execute])
         return {"actions": self._buffer.pop(0)}
 

@@ -5,10 +5,10 @@ Controls (each is run on the same starts as the evaluation itself, so that rows 
 ``image-blank``              the policy sees a blank picture;
 ``image-other``              it sees the start of another episode of the same task: the next one of the list, the first
                              one after the last;
-``image-shuffled``           its pictures are cut into patches, in an order that the episode's seed decides and that
-                             stays for all its steps: colours stay, where things are goes;
+``image-shuffled``           its pictures are cut into patches, in an order that the episode's task and seed decide and
+                             that stays for all its steps: colours stay, where things are goes;
 ``camera-moved``             all cameras are moved and turned a little in the simulator, as far as the benchmark's
-                             ``camera_moves`` say and where to the seed decides; those on the hand against the hand;
+                             ``camera_moves`` say and where to task and seed decide; those on the hand against the hand;
 ``instruction-swapped``      it is told the instruction of another task, see :func:`swap_pairs`. Success still means the
                              task itself;
 ``instruction-paraphrased``  it is told the same in other words, the benchmark's ``paraphrase``, each task of a chain.
@@ -35,6 +35,12 @@ def chosen_tasks(tasks: Sequence[str], bench: Benchmark) -> tuple[str, ...]:
     if len(set(tasks)) < len(tasks):
         raise refuse(f"A task is listed twice: {', '.join(tasks)}", todo="List each task once.")
     return tuple(tasks) or known
+
+
+def must_be_playable(tasks: Sequence[str], bench: Benchmark) -> None:
+    """Refuse tasks whose files are not there before the first is played, where the benchmark can tell."""
+    if hasattr(bench, "must_have_assets"):
+        bench.must_have_assets(tasks)
 
 
 def chosen_controls(config: EvalConfig) -> list[str | None]:

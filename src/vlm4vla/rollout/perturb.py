@@ -1,6 +1,7 @@
-"""What the evaluation-only controls change, as functions of the episode's seed. Needs numpy only.
+"""What the evaluation-only controls change, as functions of the episode's task and seed. Needs numpy only.
 
-A draw is made by the seed of the start and the name of the camera, so rows do not depend on order or sharding.
+A draw is made by the task and seed of the start and the name of the camera, so rows do not depend on order or sharding.
+The task counts because starts of several tasks may have one seed, and their rows would share one draw.
 """
 
 import zlib
@@ -30,7 +31,7 @@ def must_offer(bench: Benchmark, controls: Iterable[str | None]) -> None:
             )
 
 
-def shuffled(image: Image, seed: int, camera: str) -> Image:
+def shuffled(image: Image, episode: EpisodeSpec, camera: str) -> Image:
     """The picture's patches in another order, which is the same for all pictures of that camera in an episode.
 
     A grid of ``GRID`` x ``GRID`` equal patches in the middle; where it does not divide the sides, the pixels that are
@@ -42,18 +43,18 @@ def shuffled(image: Image, seed: int, camera: str) -> Image:
     top, left = (height - rows * tall) // 2, (width - columns * wide) // 2
     inside = (slice(top, top + rows * tall), slice(left, left + columns * wide))
     patches = image[inside].reshape(rows, tall, columns, wide, 3).swapaxes(1, 2).reshape(-1, tall, wide, 3)
-    mixed = patches[_random(seed, _SHUFFLE, camera).permutation(rows * columns)]
+    mixed = patches[_random(episode, _SHUFFLE, camera).permutation(rows * columns)]
     out = image.copy()
     out[inside] = mixed.reshape(rows, columns, tall, wide, 3).swapaxes(1, 2).reshape(rows * tall, columns * wide, 3)
     return out
 
 
-def camera_shifts(bench: Benchmark, seed: int) -> dict[str, CameraShift]:
+def camera_shifts(bench: Benchmark, episode: EpisodeSpec) -> dict[str, CameraShift]:
     """Every camera of the benchmark moved as far as it declares, in a random direction and about a random axis."""
     moves = camera_moves(bench)
     out: dict[str, CameraShift] = {}
     for camera in bench.cameras:
-        random = _random(seed, _MOVE, camera.name)
+        random = _random(episode, _MOVE, camera.name)
         metres, degrees = moves[camera.name].metres, moves[camera.name].degrees
         way, axis = metres * _direction(random), np.radians(degrees) * _direction(random)
         out[camera.name] = CameraShift((way[0], way[1], way[2]), (axis[0], axis[1], axis[2]))
@@ -95,5 +96,6 @@ def _direction(random: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.asarray(drawn / np.linalg.norm(drawn))
 
 
-def _random(seed: int, stream: int, camera: str) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, zlib.crc32(camera.encode()))))
+def _random(episode: EpisodeSpec, stream: int, camera: str) -> np.random.Generator:
+    key = (stream, zlib.crc32(episode.task.encode()), zlib.crc32(camera.encode()))
+    return np.random.default_rng(np.random.SeedSequence(episode.seed, spawn_key=key))

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import torch
 
 from vlm4vla import config as configs
-from vlm4vla import records, registry
+from vlm4vla import provenance, records, registry
 from vlm4vla.records import EpisodeRow, RunRecord
 from vlm4vla.rollout import attempt, jobs, perturb
+from vlm4vla.rollout.asking import split_gripper
 from vlm4vla.rollout.batching import ActingPolicy
 from vlm4vla.rollout.fit import check_policy
 from vlm4vla.rollout.jobs import Job
@@ -75,7 +76,10 @@ def evaluate(
     bench: Benchmark = registry.find("bench", config.bench).Benchmark()
     # Mistakes are told, and a server that is not there is missed, before a folder is made.
     check_policy(config, policy, bench)
+    # What "all tasks" means may be chosen outside of the settings: a run is the tasks themselves.
+    config = config.model_copy(update={"tasks": jobs.chosen_tasks(config.tasks, bench)})
     every = jobs.build(config, bench, uri=config.policy)
+    jobs.must_be_playable(config.tasks, bench)
     new = attempt.draft("eval", config, bench.id, {"policy": _policy_digest(config, policy)}, _PACKAGES)
     with records.locked(config.out):
         return _evaluate(config, policy, bench, every, new, progress, pool_factory)
@@ -92,7 +96,8 @@ def _evaluate(
 ) -> RunRecord:
     _refuse_orphans(config.out)
     tokens = max(policy.count_tokens(text) for text in jobs.sentences(every, bench)) if policy else None
-    new = new.model_copy(update={"facts": new.facts | _facts(config, bench, every, policy, tokens)})
+    facts = new.facts | _facts(config, bench, every, policy, tokens)
+    new = new.model_copy(update={"facts": facts, "hardware": new.hardware | _device(policy)})
     record = attempt.begin(config.out, new)
     if record.finished is not None:
         return record
@@ -219,7 +224,7 @@ def _policy_digest(config: EvalConfig, policy: ActingPolicy | None) -> str:
         return policy.digest
     if config.policy in BUILTINS:
         return config.policy
-    with PolicyClient(config.policy, _CONNECT_S) as client:  # also says early that nobody is there
+    with PolicyClient(split_gripper(config.policy)[0], _CONNECT_S) as client:  # also says early that nobody is there
         return str(client.metadata["digest"]) if is_ours(client.metadata) else config.policy
 
 
@@ -227,7 +232,7 @@ def _facts(
     config: EvalConfig, bench: Benchmark, every: list[Job], policy: ActingPolicy | None, tokens: int | None
 ) -> dict[str, Any]:
     """For the audit: the starts and how they are played, from the jobs themselves; of the policy what it carries."""
-    tasks = jobs.chosen_tasks(config.tasks, bench)
+    tasks = config.tasks
     swapped = INSTRUCTION_SWAPPED in config.controls
     plain = [job["episode"] for job in every if job["control"] is None]
     starts = [(episode["task"], episode["index"], episode["seed"]) for episode in plain]
@@ -250,6 +255,11 @@ def _facts(
         "instruction_swaps": jobs.swap_pairs(tasks) if swapped else None,
         **_perturbations(config, bench, every),
     }
+
+
+def _device(policy: ActingPolicy | None) -> dict[str, str]:
+    """Where the policy computes; of one in another process nothing is known."""
+    return provenance.device(next(policy.parameters()).device) if isinstance(policy, torch.nn.Module) else {}
 
 
 def _perturbations(config: EvalConfig, bench: Benchmark, every: list[Job]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Started by ``pool.py`` with ``--bench NAME --read FD --write FD --parent PID`` in the simulator's environment. It says
 ``{"kind": "ready", "id", "versions"}`` first, then answers each job (kinds: rollout, demo, frame, moved, replay;
 see ``episodes.py``; ceiling: ``forecast.py``) with ``{"kind": "result", "id", ...}`` or ``{"kind": "failure", "id",
-"error", "user"}``. In between it may say ``{"kind": "alive"}``. Its stdout and stderr belong to the simulator.
+"error", "user"}``, with ``"start": true`` where the start itself cannot be put in place. In between it may say
+``{"kind": "alive"}``. Its stdout and stderr belong to the simulator.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from typing import Any
 from vlm4vla import registry
 from vlm4vla.processes import die_with_parent
 from vlm4vla.rollout import episodes, forecast
-from vlm4vla.rollout.asking import REPLY_TIMEOUT_S, Chooser, Chunk, Expert, Idle, Server, check_spec
+from vlm4vla.rollout.asking import REPLY_TIMEOUT_S, Chooser, Chunk, Expert, Idle, Server, check_spec, split_gripper
 from vlm4vla.rollout.control import Channel
 from vlm4vla.rollout.names import BUILTIN, BUILTINS, DO_NOTHING, EXPERT
 from vlm4vla.rollout.wire import PolicyClient
-from vlm4vla.types import Benchmark, Env, EpisodeSpec, Observation, UserError, refuse
+from vlm4vla.types import Benchmark, Env, EpisodeSpec, Observation, StartFailed, UserError, refuse
 
 KINDS = ("rollout", "demo", "frame", "moved", "replay", "ceiling")
 _ALIVE_S = 5.0
@@ -69,7 +70,8 @@ class Worker:
             with suppress(OSError):  # no room for the log
                 traceback.print_exc()
             self._forget()
-            return {"kind": "failure", "error": f"{type(error).__name__}: {error}", "user": False} | identity
+            told = {"error": f"{type(error).__name__}: {error}", "user": False, "start": isinstance(error, StartFailed)}
+            return {"kind": "failure"} | told | identity
 
     def close(self) -> None:
         self._forget()
@@ -106,11 +108,12 @@ class Worker:
             return Idle(self._bench.do_nothing())
         if policy.startswith(BUILTIN):
             raise refuse(f"Unknown policy {policy!r}", given=policy, possible=BUILTINS, todo="Use one of these.")
-        if self._client is None or self._client.uri != policy:
+        address, gripper = split_gripper(policy)
+        if self._client is None or self._client.uri != address:
             self._close_client()
-            self._client = PolicyClient(policy, REPLY_TIMEOUT_S)
+            self._client = PolicyClient(address, REPLY_TIMEOUT_S)
         check_spec(self._client.metadata, self._bench.action_spec, job["assume_spec"], policy)
-        return Server(self._client, self._bench, job["execute"], job["seed"])
+        return Server(self._client, self._bench, job["execute"], job["seed"], gripper or "close_negative")
 
     def _forget(self) -> None:
         self._close_client()

@@ -6,6 +6,7 @@ fixed by ``id``: change any of it and the id changes (protocol.py). README.md gi
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from vlm4vla.bench.common import constants, needs_simulator
 from vlm4vla.bench.libero import protocol, variants
+from vlm4vla.bench.libero.files import must_have_assets
 from vlm4vla.bench.libero.paraphrases import paraphrase
 from vlm4vla.bench.libero.protocol import ID
 from vlm4vla.bench.libero.starts import start_seed
@@ -94,6 +96,10 @@ class Benchmark:
         told = self.instruction(task)
         there = min(count, protocol.EVAL_STARTS) if split == "eval" else count
         return tuple(EpisodeSpec(self.id, split, task, i, start_seed(split, task, i), told) for i in range(there))
+
+    def must_have_assets(self, tasks: Sequence[str]) -> None:
+        """Refuse tasks with things whose files are not there: 23 of libero_90 have some that the others do not use."""
+        must_have_assets([self._known(task) for task in tasks])
 
     def describe(self, episode: EpisodeSpec) -> dict[str, Any]:
         """The suite of a start, and what LIBERO's own files say about its task."""

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from vlm4vla.bench.libero.sim import PandaEnv, axis_angle
 from vlm4vla.types import Vector
 
+import mujoco  # isort: skip
+
 Point = npt.NDArray[np.float64]
 OPEN, CLOSE = 1.0, -1.0
 
@@ -55,7 +57,9 @@ class Hand:
         if np.linalg.norm(away) < _PUSH_M:
             self._push = np.clip(self._push + _PUSH * away, -0.5, 0.5)
         move = away * _GAIN + self._push
-        turn = axis_angle(self.orientation @ rotation.T)
+        way = np.empty(4)
+        mujoco.mju_mat2Quat(way, (self.orientation @ rotation.T).ravel())
+        turn = axis_angle(way)
         length = float(np.linalg.norm(turn))
         if length > np.pi:
             turn *= (length - 2 * np.pi) / length

@@ -1,8 +1,9 @@
 """Demonstrations of LIBERO's own file format, executed here and compared with what they say.
 
 Files of ours say where each demonstration began (split and seed), so that its start is built anew and every stored
-state must come out to the bit. Others begin at their stored state, in a scene whose fixtures may stand elsewhere (they
-are no part of a state): there only success and the largest difference are told.
+state must come out to the bit; those of another version of the benchmark are refused. Others begin at their stored
+state, in a scene whose fixtures may stand elsewhere (they are no part of a state): there only success and the largest
+difference are told.
 """
 
 import json
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from vlm4vla.bench.libero import variants
 from vlm4vla.bench.libero.env import Benchmark
 from vlm4vla.bench.libero.sim import PandaEnv
 from vlm4vla.bench.libero.tasks import SUITE_OF
@@ -31,8 +33,10 @@ def replay(path: str) -> dict[str, Any]:
             possible=SUITE_OF,
             todo=f"Name the file after its task: TASK{_SUFFIX}.",
         )
-    demos = _load(path)
+    recorded, demos = _load(path)
     bench = Benchmark()
+    if recorded is not None and recorded != bench.id:
+        raise _of_another_protocol(path, recorded, bench.id)
     env = bench.make(task)
     assert isinstance(env, PandaEnv)
     try:
@@ -82,12 +86,28 @@ def _one(env: PandaEnv, bench: Benchmark, task: str, demo: dict[str, Any]) -> di
     }
 
 
-def _load(path: str) -> list[dict[str, Any]]:
+def _of_another_protocol(path: str, recorded: str, here: str) -> Exception:
+    """Settling and steps are others there, so that nothing said of a replay would be about the file."""
+    names = {variant.id: name for name, variant in variants.VARIANTS.items()}
+    if recorded not in names:
+        todo = "Replay it with the version of this package that has that protocol."
+    elif names[recorded]:
+        todo = f"Set {variants.SETTING}={names[recorded]}."
+    else:
+        todo = f"Do not set {variants.SETTING}."
+    return refuse(
+        f"{path} was recorded under {recorded!r}, and here is {here!r}", possible=f"files of {here}", todo=todo
+    )
+
+
+def _load(path: str) -> tuple[str | None, list[dict[str, Any]]]:
+    """The benchmark's id that a file was recorded under (null: it says none), and the demonstrations."""
     try:
         with h5py.File(path, "r") as file:
             data = file["data"]
             names = sorted(data, key=lambda name: int(name.removeprefix("demo_")))
-            return [_demo(data[name]) for name in names]
+            told = json.loads(data.attrs.get("vlm4vla", "{}"))
+            return told.get("section", {}).get("benchmark"), [_demo(data[name]) for name in names]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise refuse(
             f"{path} is no file of demonstrations: {type(error).__name__} {error}",

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from vlm4vla.bench.common import chosen_cameras, must_be_of
 from vlm4vla.bench.libero import protocol
+from vlm4vla.bench.libero.files import must_be_whole, must_have_assets
 from vlm4vla.bench.libero.render import PictureMaker  # first: it sets the OpenGL backend before mujoco loads
-from vlm4vla.bench.libero.simulator import FOLDER, ControlEnv, must_have_assets
+from vlm4vla.bench.libero.simulator import FOLDER, ControlEnv, RandomizationError
 from vlm4vla.bench.libero.starts import initial_states
 from vlm4vla.bench.libero.tasks import SUITE_OF
 from vlm4vla.bench.libero.variants import Variant
@@ -18,14 +19,16 @@ from vlm4vla.types import (
     CameraShift,
     CameraSpec,
     EpisodeSpec,
+    Image,
     Observation,
-    RunFailed,
+    StartFailed,
     StepResult,
     Vector,
 )
 
 import mujoco  # isort: skip
 
+_BUILDS = 100  # resets for one placement, until LIBERO has found room for everything
 _live: list["PandaEnv"] = []  # at most one
 
 
@@ -52,7 +55,7 @@ class PandaEnv:
         self.spec, self.cameras, self._shown = spec, cameras, cameras
         self._variant = variant
         suite = SUITE_OF[task]
-        must_have_assets(suite, task)
+        must_have_assets((task,))
         np.random.seed(protocol.EVAL_SEED)
         self.wrapper: Any = ControlEnv(
             bddl_file_name=str(FOLDER / "bddl_files" / suite / f"{task}.bddl"),
@@ -90,28 +93,16 @@ class PandaEnv:
     def reset(self, episode: EpisodeSpec, render: bool = True) -> StepResult:
         """Put the start of ``episode`` in place and let it settle; its split and seed alone decide it.
 
-        Raises RunFailed when objects fly off, as they do without an error under other versions of mujoco.
+        Raises StartFailed when objects of an eval start fly off (as they do without an error under other versions of
+        mujoco), and when no random placement is found; UserError for a file that has gone since the environment was
+        made.
         """
         self._must_be_open()
         must_be_of(self.task, episode)
         if episode.split == "eval":
-            self._build(protocol.EVAL_SEED)
-            self.wrapper.set_init_state(self._states[episode.seed])
-            flown, _ = self._settle()
+            self._place_state(episode)
         else:
-            for attempt in range(protocol.PLACEMENTS_TRIED):
-                self._build([episode.seed & 0xFFFFFFFF, episode.seed >> 32, attempt])
-                flown, farthest = self._settle()
-                if not flown and farthest <= protocol.PLACEMENT_M and not self.sim._check_success():
-                    break
-            else:
-                flown = flown or [f"in {protocol.PLACEMENTS_TRIED} placements, something always moved or was solved"]
-        if flown:
-            raise RunFailed(
-                f"Objects fly off while the start {episode.split} {episode.index} of {self.task!r} settles: "
-                f"{'; '.join(flown)}. This is mujoco {mujoco.__version__}; versions from 3.4 on do this. "
-                "Run `vlm4vla bench install libero`, which brings the right one."
-            )
+            self._place_at_random(episode)
         self._instruction, self._ready = episode.instruction, True
         return StepResult(success=False, observation=self._observe() if render else None)
 
@@ -137,10 +128,9 @@ class PandaEnv:
         """What LIBERO's own files store of a moment: states (time, positions, velocities), robot_states (fingers, place
         and quaternion xyzw of the hand), joints of the arm (7)."""
         robot = self.sim.robots[0]
-        hand = self.data.xquat[self.model.body(robot.robot_model.eef_name).id]
         return {
             "states": np.concatenate([[self.data.time], self.data.qpos, self.data.qvel]),
-            "robot_states": np.concatenate([self.fingers(), self.hand()[0], np.roll(hand, -1)]),
+            "robot_states": np.concatenate([self.fingers(), self.hand()[0], np.roll(self._quaternion(), -1)]),
             "obs/joint_states": np.array(self.data.qpos[robot._ref_joint_pos_indexes]),
         }
 
@@ -170,10 +160,51 @@ class PandaEnv:
         if self not in _live:
             raise RuntimeError(f"The environment of task {self.task!r} is closed.")
 
+    def _place_state(self, episode: EpisodeSpec) -> None:
+        """One of the benchmark's own states, settled."""
+        self._build(protocol.EVAL_SEED)
+        self.wrapper.set_init_state(self._states[episode.seed])
+        flown, _ = self._settle()
+        if flown:
+            raise StartFailed(
+                f"Objects fly off while the start {_named(episode)} settles, under mujoco {mujoco.__version__}: "
+                f"{'; '.join(flown)}. This start cannot be run with this installation. `vlm4vla bench check libero` "
+                "says whether it is sound; if it is, report this sentence."
+            )
+
+    def _place_at_random(self, episode: EpisodeSpec) -> None:
+        """The first placement drawn from the episode's seed that rests, settled, and is not the task's end already."""
+        for attempt in range(protocol.PLACEMENTS_TRIED):
+            self._build([episode.seed & 0xFFFFFFFF, episode.seed >> 32, attempt])
+            flown, farthest = self._settle()
+            if not flown and farthest <= protocol.PLACEMENT_M and not self.sim._check_success():
+                return
+        raise StartFailed(
+            f"No random placement was found for the start {_named(episode)}: in each of {protocol.PLACEMENTS_TRIED} "
+            "draws something moved while it settled, or the task was solved before it began. Every run of this start "
+            "meets the same draws: leave it out, with fewer episodes of this task or without the task."
+        )
+
     def _build(self, seed: int | list[int]) -> None:
+        """The scene anew, drawn from this seed.
+
+        LIBERO's own loop around it swallows whatever is raised (``continue`` in its ``finally``) and tries for ever.
+        """
         self.sim.object_property_initializers = list(self._samplers)
         np.random.seed(seed)
-        self.wrapper.reset()
+        for _ in range(_BUILDS):
+            try:
+                self.sim.reset()
+                return
+            except RandomizationError:  # something found no free place: the next draws of the same generator
+                continue
+            except Exception:
+                must_be_whole(self.task)  # names a file that has gone, which LIBERO's parsers do not
+                raise
+        raise StartFailed(
+            f"LIBERO found no place for everything in the scene of {self.task!r} in {_BUILDS} draws from the seed "
+            f"{seed}. Every run of this start meets the same draws: leave it out."
+        )
 
     def _settle(self) -> tuple[list[str], float]:
         """Let things come to rest: those that moved as nothing does by itself, and the longest way sideways (m)."""
@@ -198,18 +229,32 @@ class PandaEnv:
 
         Bringing bodies up to date would change what the solver starts from, and so the physics.
         """
+        state = np.concatenate([self.hand()[0], axis_angle(self._quaternion()), self.fingers()]).astype(np.float32)
+        return Observation(self._pictures(), self._instruction, state)
+
+    def _pictures(self) -> dict[str, Image]:
+        """By camera; without any that is looked through, no OpenGL context is made."""
+        if not self._shown:
+            return {}
         if self._maker is None:
             self._maker = PictureMaker(self.model, self.cameras)
-        position, rotation = self.hand()
-        state = np.concatenate([position, axis_angle(rotation), self.fingers()]).astype(np.float32)
-        pictures = self._maker.pictures(self.model, self.data, self._shown, self._shifts)
-        return Observation(pictures, self._instruction, state)
+        return self._maker.pictures(self.model, self.data, self._shown, self._shifts)
+
+    def _quaternion(self) -> npt.NDArray[np.float64]:
+        """(4,), w first, of the hand, with the sign that follows from the joints, as robosuite observes it."""
+        return np.array(self.data.xquat[self.model.body(self.sim.robots[0].robot_model.eef_name).id])
 
 
-def axis_angle(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(3, 3) -> (3,) in radians, by the quaternion as MuJoCo gives it (w >= 0 or not; angles up to 2 pi)."""
-    quaternion = np.empty(4)
-    mujoco.mju_mat2Quat(quaternion, rotation.ravel())
+def axis_angle(quaternion: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(4,) of length 1, w first -> (3,) in radians, up to 2 pi long: robosuite's formula, which leaves the sign be.
+
+    A quaternion and its negative are one rotation and two answers. Data sets and other tools have the simulator's own
+    sign, which is continuous; a sign by rule (w >= 0, the largest component > 0) jumps while the hand turns.
+    """
     w = float(np.clip(quaternion[0], -1.0, 1.0))
     sine = np.sqrt(1.0 - w * w)
     return np.zeros(3) if sine < 1e-8 else quaternion[1:] * (2.0 * np.arccos(w) / sine)
+
+
+def _named(episode: EpisodeSpec) -> str:
+    return f"{episode.split} {episode.index} of {episode.task!r}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from vlm4vla.bench import assets
 from vlm4vla.bench.libero import render  # noqa: F401 (sets the OpenGL backend before mujoco loads)
-from vlm4vla.types import RunFailed, refuse
+from vlm4vla.types import RunFailed
 
 import mujoco  # isort: skip
 
@@ -76,28 +76,12 @@ if "robosuite" not in sys.modules:
 _answer_its_question()
 _libero: Any = importlib.import_module("libero.libero")
 _libero._assets_path_cache = str(assets.folder(_BENCH) / "assets")
-ControlEnv: Any = importlib.import_module("libero.libero.envs.env_wrapper").ControlEnv
+_wrapper: Any = importlib.import_module("libero.libero.envs.env_wrapper")
+ControlEnv: Any = _wrapper.ControlEnv
+RandomizationError: type[Exception] = _wrapper.RandomizationError
+"""Raised by a reset in which something found no free place."""
 FOLDER = Path(_libero.__file__).parent
 """The package's own data: ``bddl_files/SUITE/NAME.bddl`` and ``init_files/SUITE/NAME.pruned_init``."""
-
-
-def must_have_assets(suite: str, task: str) -> None:
-    """Refuse a task with things whose files are not there: libero_90 has some that the other suites do not use."""
-    text = (FOLDER / "bddl_files" / suite / f"{task}.bddl").read_text()
-    models: dict[str, str] = json.loads((_HERE / "assets.json").read_text())["only_libero_90"]
-    folder, missing = assets.folder(_BENCH), []
-    for thing, model in models.items():
-        if re.search(rf"- {thing}\s", text):
-            file = folder / model
-            parts = re.findall(r'file="([^"]+)"', file.read_text()) if file.is_file() else []
-            wanted = [model, *(os.path.normpath(Path(model).parent / part) for part in parts)]
-            missing += [path for path in wanted if not (folder / path).is_file()]
-    if missing:
-        raise refuse(
-            f"The task {task!r} needs files that {folder} does not hold: {', '.join(missing)}",
-            possible="the assets of LIBERO's own repository, which are whole",
-            todo="Add the files, or leave the task out. `vlm4vla bench install libero --assets FOLDER` sets a folder.",
-        )
 
 
 def describe_assets() -> str:

@@ -48,6 +48,17 @@ def _instructions(store: Store) -> Iterator[Finding]:
             "Strip them in the reader.",
             rimmed,
         )
+    others = [e for e in store.episodes if "evaluated_as" in e.info]
+    if others:
+        first = others[0]
+        yield Finding(
+            "warning",
+            "instruction-evaluated",
+            f"{len(others)} of {len(store.episodes)} episodes are told other words than evaluations of their task use, "
+            f"such as {first.instruction!r} for {first.info['evaluated_as']!r}.",
+            "Build it without the reader's option instruction, unless the policy is evaluated on these very sentences.",
+            episodes(e.episode for e in others),
+        )
     tasks, texts = {e.task for e in store.episodes}, {e.instruction for e in store.episodes}
     if len(tasks) > 1 and len(texts) == 1 and not empty:
         yield Finding(

@@ -13,6 +13,7 @@ import pyarrow as pa
 from vlm4vla.data.action_spec import load_spec
 from vlm4vla.data.base import Frames
 from vlm4vla.data.formats import lerobot_layout as layout
+from vlm4vla.data.options import renamed
 from vlm4vla.data.readers._lerobot_files import RESTORE, TablePictures, numbers
 from vlm4vla.types import ActionSpec, CameraSpec, refuse
 
@@ -24,8 +25,9 @@ class Columns:
     """The chosen columns of one data set, and what its action numbers mean.
 
     ``given`` or ``file`` (see ``data.action_spec``) says it where the data set does not. ``cameras``, ``action`` and
-    ``state`` are lists with commas: cameras by their short name or key (None: all), columns by their key; several are
-    put side by side. ``state`` "none" means no state, and so does "observation.state" where there is none.
+    ``state`` are lists with commas: cameras by their short name or key (None: all), ``STORED=NAME`` to rename one;
+    columns by their key; several are put side by side. ``state`` "none" means no state, and so does
+    "observation.state" where there is none.
     """
 
     def __init__(
@@ -127,7 +129,16 @@ class Columns:
                 keys[name] = key
         if chosen is not None:
             short = {key: name for name, key in keys.items()} | {name: name for name in keys}
-            keys = {short[w]: keys[short[w]] for w in _words("cameras", chosen, short, list(keys))}
+            pairs = renamed(chosen)
+            stored = [short[w] for w in _words("cameras", ",".join(w for w, _ in pairs), short, list(keys))]
+            names = [own if given is None else given for own, (_, given) in zip(stored, pairs, strict=True)]
+            if len(set(names)) < len(names) or "" in names:
+                raise refuse(
+                    f"cameras {chosen!r} gives two cameras one name, or one none",
+                    possible="STORED=NAME, each name once",
+                    todo="Choose other names.",
+                )
+            keys = {name: keys[own] for name, own in zip(names, stored, strict=True)}
         return keys, tuple(self._camera(name, key) for name, key in keys.items())
 
     def _camera(self, name: str, key: str) -> CameraSpec:

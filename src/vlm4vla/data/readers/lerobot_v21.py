@@ -28,8 +28,8 @@ class Reader:
 
     ``action_spec`` or ``spec``, a YAML or JSON file of one (see ``data.action_spec``; grippers are converted by it to
     +1 open, -1 closed): needed. ``episodes``: such as "1,10" or "0:10" where only some are there or wanted.
-    ``cameras``: names with commas (default: all). ``action``, ``state``: keys of columns with commas, put side by
-    side (default: ``action``, and ``observation.state`` where there is one; "none" for none).
+    ``cameras``: names with commas (default: all), ``STORED=NAME`` to rename one. ``action``, ``state``: keys of columns
+    with commas, put side by side (default: ``action``, and ``observation.state`` where there is one; "none" for none).
 
     It is pickled with what it found: worker processes look for the files of a hundred thousand episodes no second time.
     """

@@ -36,9 +36,9 @@ class Reader:
     """One data set in ``root``.
 
     ``action_spec``, or ``spec``: a YAML or JSON file of one (see ``data.action_spec``); data sets of our writer carry
-    their own. ``episodes``: such as "1,10" or "0:10". ``cameras``: names with commas (default: all). ``action``,
-    ``state``: keys of columns with commas, put side by side (default: ``action``, and ``observation.state`` where
-    there is one; "none" for none).
+    their own. ``episodes``: such as "1,10" or "0:10". ``cameras``: names with commas (default: all),
+    ``STORED=NAME`` to rename one. ``action``, ``state``: keys of columns with commas, put side by side (default:
+    ``action``, and ``observation.state`` where there is one; "none" for none).
     """
 
     def __init__(

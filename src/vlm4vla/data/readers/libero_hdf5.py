@@ -21,6 +21,7 @@ from vlm4vla.data.readers._digest import digest
 from vlm4vla.types import CameraSpec, Image, refuse
 
 _WHAT_TO_DO = "Give a folder of LIBERO's TASK_demo.hdf5 files, or one such file."
+_INSTRUCTIONS = ("file_name", "attribute")
 _NO_MOTION = 1e-4
 _MAX_SIDE = 4096  # pixels
 
@@ -38,8 +39,12 @@ class Reader:
       ``info["dropped_noops"]`` counts them;
     * ``align``: pair action t with the picture and state of row t - 1 and leave the first row out: official files hold
       what was seen after the action, and the picture before it is what a policy acts on. Not for regenerated files;
-    * ``instruction``: "attribute" (of the file), or "file_name" for regenerated files, which have none: the words
-      after the part that holds SCENE, as OpenVLA's RLDS builder takes them.
+    * ``instruction``: "file_name", the words of the file's name after the part that holds SCENE, as OpenVLA's RLDS
+      builder takes them, or "attribute", the sentence in the file (of the BDDL file; regenerated files have none).
+      Evaluations, published ones and ours, tell a policy the former; the two differ in all tasks of libero_spatial,
+      libero_object and libero_goal and in four of libero_90. The default is what evaluations tell: "file_name", but
+      "attribute" for files of our own writer, where the sentence is the benchmark's. Where the other one was chosen
+      and differs, ``info["evaluated_as"]`` is that of evaluations, of which ``data check`` warns.
     """
 
     action_spec = layout.SPEC
@@ -52,35 +57,39 @@ class Reader:
         state: str = "ee_states,gripper_states",
         drop_noops: bool = False,
         align: bool = False,
-        instruction: str = "attribute",
+        instruction: str | None = None,
     ) -> None:
         self.root = Path(root)
+        if instruction not in (None, *_INSTRUCTIONS):
+            raise refuse(
+                f"Unknown instruction {instruction!r}",
+                given=instruction,
+                possible=_INSTRUCTIONS,
+                todo="Choose one of these, or leave it out.",
+            )
+        names = _words("cameras", cameras, list(layout.CAMERAS))
+        self._vectors = _words("state", state, list(layout.VECTORS)) if state != "none" else ()
+        self.state_names = layout.state_names(self._vectors)
+        self._files = _files(self.root)
+        self._demos: list[tuple[Path, int]] = []
+        sizes: dict[Path, tuple[CameraSpec, ...]] = {}
+        own: list[bool] = []
+        for file in self._files:
+            with hdf5.opened(file) as f:
+                demos = _demos(f)
+                sizes[file] = tuple(_camera(_obs(f, demos[0]), name) for name in names)
+                own.append(layout.ATTRIBUTE in hdf5.group(f, "data").attrs)
+            self._demos += [(file, number) for number in demos]
+        self._drop, self._align = drop_noops, align
+        self._evaluated = "attribute" if all(own) else "file_name"
+        self._instruction = instruction or self._evaluated
         self._options: dict[str, Any] = {
             "cameras": cameras,
             "state": state,
             "drop_noops": drop_noops,
             "align": align,
-            "instruction": instruction,
+            "instruction": self._instruction,
         }
-        self._drop, self._align, self._instruction = drop_noops, align, instruction
-        names = _words("cameras", cameras, list(layout.CAMERAS))
-        self._vectors = _words("state", state, list(layout.VECTORS)) if state != "none" else ()
-        self.state_names = layout.state_names(self._vectors)
-        if instruction not in ("attribute", "file_name"):
-            raise refuse(
-                f"Unknown instruction {instruction!r}",
-                given=instruction,
-                possible=("attribute", "file_name"),
-                todo="Choose one of these.",
-            )
-        self._files = _files(self.root)
-        self._demos: list[tuple[Path, int]] = []
-        sizes: dict[Path, tuple[CameraSpec, ...]] = {}
-        for file in self._files:
-            with hdf5.opened(file) as f:
-                demos = _demos(f)
-                sizes[file] = tuple(_camera(_obs(f, demos[0]), name) for name in names)
-            self._demos += [(file, number) for number in demos]
         self.cameras = sizes[self._files[0]]
         for file, found in sizes.items():
             if found != self.cameras:
@@ -108,7 +117,8 @@ class Reader:
             states = [hdf5.float32(hdf5.numbers(obs, v, (len(raw), len(layout.VECTORS[v])))) for v in self._vectors]
             for camera in self.cameras:
                 _pictures(obs, camera, len(raw))
-            text, own = self._text(data, file), hdf5.document(demo, layout.ATTRIBUTE)
+            text, told = _text(data, file, self._instruction), _text(data, file, self._evaluated)
+            own = hdf5.document(demo, layout.ATTRIBUTE)
         if self._align and own is not None:
             raise refuse(
                 f"{file} was written by vlm4vla, with what was seen before each action",
@@ -126,7 +136,9 @@ class Reader:
             states=np.concatenate(states, axis=1)[seen] if states else None,
             task=found["task"],
             source=found["source"],
-            info=found["info"] | ({"dropped_noops": dropped} if self._drop else {}),
+            info=found["info"]
+            | ({"dropped_noops": dropped} if self._drop else {})
+            | ({"evaluated_as": told} if told != text else {}),
         )
         check_episode(episode, self.action_spec, self.cameras, self.state_names)
         return episode
@@ -165,21 +177,6 @@ class Reader:
             )
         return layout.flipped(raw.astype(np.float32))
 
-    def _text(self, data: h5py.Group, file: Path) -> str:
-        if self._instruction == "file_name":
-            words = file.name.removesuffix(".hdf5").removesuffix("_demo").split("_")
-            scenes = [i for i, word in enumerate(words) if "SCENE" in word]
-            return " ".join(words[scenes[-1] + 1 if scenes else 0 :])
-        problem = hdf5.document(data, "problem_info") or {}
-        said = problem.get("language_instruction")
-        if not isinstance(said, str) or not said.strip(' "'):
-            raise refuse(
-                f"{file} does not say what its task is: problem_info has no language_instruction",
-                possible="an official file, or one whose name says it",
-                todo="Give instruction=file_name if the name of the file is the instruction.",
-            )
-        return said.strip(' "')
-
 
 class _Pictures:
     """The pictures of some rows of one demonstration, upright; the file is open only while it is read."""
@@ -214,6 +211,23 @@ def _files(root: Path) -> list[Path]:
     if not files or not all(file.is_file() for file in files):
         raise refuse(f"{root} has no LIBERO demonstrations", possible=f"files *{layout.SUFFIX}", todo=_WHAT_TO_DO)
     return files
+
+
+def _text(data: h5py.Group, file: Path, instruction: str) -> str:
+    """One of ``_INSTRUCTIONS`` of the demonstrations in a file."""
+    if instruction == "file_name":
+        words = file.name.removesuffix(".hdf5").removesuffix("_demo").split("_")
+        scenes = [i for i, word in enumerate(words) if "SCENE" in word]
+        return " ".join(words[scenes[-1] + 1 if scenes else 0 :])
+    problem = hdf5.document(data, "problem_info") or {}
+    said = problem.get("language_instruction")
+    if not isinstance(said, str) or not said.strip(' "'):
+        raise refuse(
+            f"{file} does not say what its task is: problem_info has no language_instruction",
+            possible="an official file, or one whose name says it",
+            todo="Leave the option instruction out: the name of the file is the instruction then.",
+        )
+    return said.strip(' "')
 
 
 def _demos(file: h5py.File) -> list[int]:

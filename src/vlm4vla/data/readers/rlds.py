@@ -20,6 +20,7 @@ from vlm4vla.data.base import RawEpisode, check_episode
 from vlm4vla.data.formats import rlds_variants as variants
 from vlm4vla.data.formats import tfds, tfrecord
 from vlm4vla.data.formats.tf_example import Example
+from vlm4vla.data.options import renamed
 from vlm4vla.types import ActionSpec, CameraSpec, UserError, refuse
 
 ACTION, STATE, TEXT = "steps/action", "steps/observation/state", "steps/language_instruction"
@@ -178,7 +179,7 @@ class Reader:
             if f.kind == "image" and f.name.startswith(_OBSERVATION)
         ]
         primary = [n for n in _PRIMARY if n in known] or (known if len(known) == 1 else [])
-        pairs = [_renamed(n) for n in names.split(",")] if names is not None else [(n, n) for n in primary[:1]]
+        pairs = renamed(names) if names is not None else [(n, None) for n in primary[:1]]
         wanted = [stored for stored, _ in pairs]
         for name in wanted or [""]:
             if name not in known or wanted.count(name) > 1:
@@ -188,7 +189,8 @@ class Reader:
                     possible=known,
                     todo="Name one or more of these, comma separated.",
                 )
-        found = {given: self._folder.feature(_OBSERVATION + stored, ("image",)) for stored, given in pairs}
+        features = [self._folder.feature(_OBSERVATION + stored, ("image",)) for stored in wanted]
+        found = {stored if given is None else given: f for (stored, given), f in zip(pairs, features, strict=True)}
         if len(found) < len(pairs) or "" in found:
             raise refuse(
                 f"cameras {names!r} gives two cameras one name, or one none",
@@ -270,12 +272,6 @@ class Reader:
             possible=possible,
             todo="Mend or remove it in the data set; nothing is skipped silently.",
         )
-
-
-def _renamed(text: str) -> tuple[str, str]:
-    """The stored name of a camera, and the name it gets: ``STORED=NAME``, or one for both."""
-    stored, equals, name = (part.strip() for part in text.partition("="))
-    return stored, name if equals else stored
 
 
 def _again(kind: type[Reader], root: Path, options: dict[str, Any]) -> Reader:

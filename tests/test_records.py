@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from vlm4vla import provenance, records
 from vlm4vla.records import EpisodeRow
@@ -73,3 +74,14 @@ def test_provenance_is_found_here() -> None:
     assert commit is None or (len(commit) == 40 and dirty is not None)
     assert provenance.package_versions(["numpy", "no-such-package"])["no-such-package"] == "absent"
     assert provenance.hardware()["cores"] >= 1
+
+
+def test_one_code_has_one_name() -> None:
+    assert provenance.source(None, None) == "not from a checkout"
+    assert provenance.source("c", False) == "c" != provenance.source("c", True)
+
+
+def test_a_gpu_is_recorded_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert provenance.device(torch.device("cpu")) == {"device": "cpu"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Example GPU {device.index}")
+    assert provenance.device(torch.device("cuda", 1)) == {"device": "cuda:1", "gpu": "Example GPU 1"}

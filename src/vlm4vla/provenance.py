@@ -6,7 +6,10 @@ import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def source_state() -> tuple[str | None, bool | None]:
@@ -17,6 +20,13 @@ def source_state() -> tuple[str | None, bool | None]:
         return commit, bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
+
+
+def source(commit: str | None, dirty: bool | None) -> str:
+    """One text of :func:`source_state`: two runs with one text ran one code, as far as that is known."""
+    if commit is None:
+        return "not from a checkout"
+    return f"{commit} with uncommitted changes" if dirty else commit
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
@@ -43,6 +53,14 @@ def hardware() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def device(found: "torch.device") -> dict[str, str]:
+    """``device``, where a model computes, and the name of the ``gpu`` if it is one: further entries of ``hardware``."""
+    import torch
+
+    on_gpu = found.type == "cuda"
+    return {"device": str(found)} | ({"gpu": torch.cuda.get_device_name(found)} if on_gpu else {})
 
 
 def _git(folder: Path, *words: str) -> str:

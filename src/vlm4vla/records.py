@@ -113,7 +113,8 @@ class Estimate(Record):
     Of chains (``measure`` "completed") ``rate``, ``low`` and ``high`` are the average number of subtasks solved in a
     row, of ``longest``; ``in_a_row`` K marks the rate of K or more in a row, with their ``successes``.
     For E3 ``arm`` names the recipe, ``seeds`` its training runs (null otherwise), ``letters`` whom it cannot be told
-    apart from (recipes that share a letter), ``caution`` what is to be held against the interval.
+    apart from (recipes that share a letter), ``caution`` what is to be held against the interval, ``standard_error``
+    that of ``rate`` in its unit, which the interval does not tell (null otherwise, and in older records).
     """
 
     arm: str
@@ -134,6 +135,7 @@ class Estimate(Record):
     measure: Measure = "success"
     longest: int | None = None
     in_a_row: int | None = None
+    standard_error: float | None = None
 
 
 class Comparison(Record):
@@ -141,7 +143,9 @@ class Comparison(Record):
 
     Of chains (``measure`` "completed") in subtasks solved in a row, of ``longest``. E2 has ``pairs`` of episodes, and
     how many only one side solved (of chains: in how many it got further). E3 has ``seeds``, the training runs of either
-    recipe, and where bounds of ``equivalence`` were declared the p-value of a difference beyond them.
+    recipe, and where bounds of ``equivalence`` were declared the p-value of a difference beyond them. ``p_value`` is
+    Holm's over the study's comparisons of its estimand, ``p_bh`` Benjamini and Hochberg's over the same ones (null in
+    older records).
     """
 
     a: str
@@ -164,6 +168,7 @@ class Comparison(Record):
     equivalence_p: float | None = None
     measure: Measure = "success"
     longest: int | None = None
+    p_bh: float | None = None
 
 
 R = TypeVar("R", bound=Record)

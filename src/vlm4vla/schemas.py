@@ -28,6 +28,9 @@ Control = Literal[
 ]
 """Evaluation-only changes of what a policy gets to see and to hear: ``rollout/jobs.py`` explains them."""
 
+Reference = Literal["do-nothing", "expert"]
+"""Scripted policies that a study evaluates beside its arms, under these names."""
+
 Exposure = Literal["documented", "not documented", "unknown"]
 
 DEFAULT_FORMAT = "lerobot_v3"
@@ -259,6 +262,10 @@ class Declared(Config):
     simulators: Exposure = "unknown"
 
 
+ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""Names of arms are parts of folder names: letters, digits, dot, underscore and dash, a letter or digit first."""
+
+
 class ArmConfig(Config):
     """An arm: dotted overrides of the study's ``train`` section, and a sentence for the report.
 
@@ -322,8 +329,8 @@ class StudyConfig(Config):
     eval: StudyEval
     select: Select | None = None  # null: the last checkpoint with eval.execute, declared here
     lr_policy: Literal["fixed"] | Annotated[dict[Literal["equal-budget"], LrGrid], Field(min_length=1)] = "fixed"
-    arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
-    references: tuple[Literal["do-nothing", "expert"], ...] = ("do-nothing", "expert")
+    arms: Annotated[dict[ArmName, ArmConfig], Field(min_length=1)]
+    references: tuple[Reference, ...] = ("do-nothing", "expert")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     equivalence: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Recipes nearer than this are equal: in rate units, of chains in subtasks."""
@@ -338,6 +345,11 @@ class StudyConfig(Config):
     def _consistent(self) -> "StudyConfig":
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is listed twice in seeds")
+        self._check_names()
+        if len(self.seeds) > 1 and self.eval.episodes < 2:
+            raise ValueError(
+                "eval.episodes must be 2 or more with several seeds: one start of a task tells of no other"
+            )
         if (self.demos is None) == (self.data is None):
             raise ValueError("give either demos (of the scripted expert) or data (recorded by others)")
         if self.pretext and self.demos is None:
@@ -360,3 +372,15 @@ class StudyConfig(Config):
             if not any(k == key or k.startswith(f"{key}.") for k in known):
                 raise ValueError(f"may_differ names {key!r}, which is no setting of train: {', '.join(sorted(known))}")
         return self
+
+    def _check_names(self) -> None:
+        """Rows are told apart by the names of arms, of their training runs, and of references."""
+        for name in get_args(Reference):
+            if name in self.arms:
+                raise ValueError(f"an arm is named {name!r}, which is the name of a reference: choose another")
+        rows = {f"{arm}-s{seed}": arm for arm in self.arms for seed in self.seeds} if len(self.seeds) > 1 else {}
+        for name in self.arms:
+            if name in rows:
+                raise ValueError(
+                    f"an arm is named {name!r}, as the rows of a training run of arm {rows[name]!r} are: choose another"
+                )

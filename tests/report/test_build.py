@@ -101,6 +101,7 @@ def test_the_answer_comes_first_with_its_limits(page: Page) -> None:
         "What differs between the arms: the vision encoder is trained, or stays at its random start.",
         "Full fine-tuning did better than Vision frozen (+44.0 points, 95% interval ",
         "with one training run on either side it says nothing about retraining",
+        "Comparisons with the floor and a policy's own controls are about single checkpoints",
         "Full fine-tuning succeeded in 66 of 75 episodes: 88.0% (95% interval 78.7 to 93.6%).",
         "For scale: Do nothing succeeded in 0 of 75 episodes",
         "For scale: Scripted expert succeeded in 75 of 75",

@@ -33,13 +33,13 @@ TRAINED: dict[str, Any] = {
     "pictures_per_camera": 1, "proprioception": False, "checkpoint_commit": None, "kept": {},
     "tokenizer": "T, 900 tokens", "prompt": "a prompt", "image_tokens": 9, "tokens_per_sample": 31,
     "encoder_resolution": 224, "query_position": 30, "query_at": [24, 24, 24], "attention_mask": "causal",
-    "attention_kernel": "eager", "dropout": {}, "flops_per_sample": 10,
+    "attention_kernel": "eager", "dropout": {}, "flops_per_sample": 10, "commits": ["c"],
 }  # fmt: skip
 EVALUATED: dict[str, Any] = {
     "benchmark": "metaworld-v1", "split": "eval", "starts": "f0", "starts_count": 120, "step_limit": 200,
     "success_rule": "rule", "execute": 4, "precision": "fp32", "batch": 4, "center_crop": None, "chunk": 8,
     "normalizer": {"kind": "limits", "clip": 1.0}, "checkpoint_step": 600, "candidates": 1, "evaluation": 1,
-    "tokens": 40, "selection": None,
+    "tokens": 40, "selection": None, "commits": ["c"],
 }  # fmt: skip
 GROUPS = {"vision": 0, "connector": 7, "language": 9, "embedding": 3, "query and head": 2}
 
@@ -81,7 +81,8 @@ def _record(kind: str, config: dict[str, Any], facts: dict[str, Any], inputs: di
     return RunRecord.model_validate(
         {
             "run": kind, "kind": kind, "config": config, "config_hash": "x", "commit": "c", "dirty": False,
-            "packages": {"torch": "2", "transformers": "5", "vlm4vla": "0"}, "hardware": {"cpu": "a"},
+            "packages": {"torch": "2", "transformers": "5", "numpy": "2", "vlm4vla": "0"},
+            "hardware": {"cpu": "a", "device": "cpu"} | ({"processes": 1} if kind == "train" else {}),
             "seed": config["seed"], "inputs": inputs, "started": "now", "finished": "now", "facts": facts,
         }
     )  # fmt: skip

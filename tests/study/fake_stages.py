@@ -11,9 +11,11 @@ import yaml
 
 from vlm4vla import records
 from vlm4vla.records import EpisodeRow, RunRecord
-from vlm4vla.study import execute
+from vlm4vla.study import execute, plan
 from vlm4vla.study import run as study_run
 
+MEASURED = plan.Measured(frame_s=0.025, demo_steps=80, solved_steps=80, step_limit=200)
+"""What a simulator might take."""
 Rate = Callable[[dict[str, Any], str, int], bool]
 """Whether the policy of an evaluation's settings solves episode number ``int`` of a task."""
 

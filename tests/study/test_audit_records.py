@@ -40,6 +40,10 @@ def both(*changes: Change) -> Change:
     return change
 
 
+def hardware(**changes: Any) -> Change:
+    return lambda record: record["hardware"].update(changes)
+
+
 def connector_counts_as_vision(record: dict[str, Any]) -> None:
     """What the code froze, although the run says that it froze what it was told to."""
     for count in record["parameters"]:
@@ -84,6 +88,14 @@ def test_runs_that_do_what_they_are_told_pass() -> None:
         ("trained", fact(chunk=4), "recorded.chunk"),
         ("trained", fact(head="flow"), "recorded.head"),
         ("trained", lambda record: record["packages"].update(torch="3"), "recorded.version.torch"),
+        ("trained", lambda record: record["packages"].update(numpy="3"), "recorded.version.numpy"),
+        ("trained", both(lambda r: r.update(dirty=True), lambda r: r["facts"].pop("commits")), "recorded.commit"),
+        ("trained", fact(commits=["c", "d"]), "recorded.commit"),
+        ("trained", hardware(device="cuda:0"), "recorded.device"),
+        ("trained", hardware(processes=8), "recorded.processes"),
+        ("evaluated", lambda record: record["packages"].update(numpy="3"), "evaluated.version.numpy"),
+        ("evaluated", fact(commits=["c", "c with uncommitted changes"]), "evaluated.commit"),
+        ("evaluated", hardware(device="cuda:0", gpu="Example GPU"), "evaluated.device"),
         ("evaluated", fact(starts="other"), "evaluated.starts"),
         ("evaluated", fact(split="dev"), "evaluated.split"),
         ("evaluated", fact(evaluation=2), "evaluated.evaluation"),
@@ -189,6 +201,25 @@ def test_a_waiver_excuses_a_recorded_fault_and_is_printed_with_it() -> None:
     assert found["recorded.clip_norm"]["reason"] == "waived: known (b: its settings say 1.0)"
 
 
+def test_a_study_over_days_says_why_its_source_changed() -> None:
+    runs = Runs(study("--waived", "{recorded.commit: a sentence was mended, evaluated.commit: so it was}"))
+    runs.edit("trained", "b", fact(commits=["c", "d"]))
+    runs.edit("evaluated", "b", fact(commits=["d", "c", "d"]))
+    found = {row["setting"]: row for row in runs.audit()["rows"]}
+    assert runs.audit()["ok"]
+    assert found["recorded.commit"]["values"] == found["evaluated.commit"]["values"] == {"a": "c", "b": "c, d"}
+
+
+def test_one_kind_of_gpu_is_one_device_and_another_is_not() -> None:
+    runs = Runs(study())
+    for kind in ("trained", "evaluated"):
+        runs.edit(kind, "a", hardware(device="cuda:0", gpu="GPU 1"))
+        runs.edit(kind, "b", hardware(device="cuda:3", gpu="GPU 1"))
+    assert runs.audit()["ok"]
+    runs.edit("trained", "b", hardware(device="cuda:0", gpu="GPU 2"))
+    assert runs.faults() == ["recorded.device"]
+
+
 def test_a_moved_checkpoint_is_a_fault_whatever_the_factor_is() -> None:
     names = "[policy.backbone]"
     runs = Runs(study("--may_differ", names, "--train.policy.backbone.checkpoint", "owner/vlm"))
@@ -270,7 +301,7 @@ def test_the_folder_of_a_study_is_audited(tmp_path: Path, capsys: pytest.Capture
 
 def test_the_report_shows_faults_first_then_what_is_native_even_where_it_is_equal() -> None:
     runs = Runs(study("--waived", "{recorded.commit: a sentence was mended}"))
-    runs.edit("trained", "b", both(lambda record: record.update(commit="d"), fact(chunk=4)))
+    runs.edit("trained", "b", fact(commits=["d"], chunk=4))
     read = folder.Audit.model_validate_json(json.dumps(runs.audit()))
     columns = [audited.Column(arm, arm, ((arm, arm),)) for arm in ("a", "b")]
     lines = [audited.audit_line(row, columns, read.factor) for row in read.rows]

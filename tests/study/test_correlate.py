@@ -10,8 +10,8 @@ from statsmodels.api import OLS, add_constant
 
 from vlm4vla.cli.main import main
 from vlm4vla.records import Estimate, write_all
-from vlm4vla.report.correlation import Correlation, Point, words
-from vlm4vla.report.correlation_figure import short_names
+from vlm4vla.report.correlation import Correlation, Point, headline, words
+from vlm4vla.report.correlation_figure import figure, short_names
 from vlm4vla.study import published, scores
 from vlm4vla.study.correlate import correlate, mmrv, reliability, with_holm
 from vlm4vla.study.permutation import permutation_p
@@ -168,6 +168,23 @@ def test_holm_is_over_all_that_were_computed() -> None:
     assert with_holm([one])[0].p_holm == one.p
 
 
+def test_a_correlation_that_holm_takes_back_is_not_shown() -> None:
+    """Sentence, headline and line of the figure say the same."""
+    alone = run(points([0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 3, 5], "aabbcc"))
+    assert alone.p < 0.05 and alone.low > 0 and not alone.undecided
+    (found, *_) = with_holm([alone] * 20)
+    assert found.p == alone.p and found.p_holm > 0.05 and found.undecided
+    assert "Neither a correlation nor its absence is shown." in words(found)
+    assert "with Holm. Neither a correlation" in headline(found) and "Holm" not in headline(alone)
+    dashed = [[line.get_linestyle() for line in figure([c], 3.4).axes[0].lines] for c in (found, alone)]
+    assert "--" in dashed[0] and "--" not in dashed[1]
+
+
+def test_holm_leaves_the_published_result_decided(of_paper: dict[str, Correlation]) -> None:
+    assert of_paper["calvin"].p_holm < 0.05 and not of_paper["calvin"].undecided
+    assert of_paper["simplerenv"].undecided and of_paper["libero"].undecided
+
+
 def test_mmrv_by_hand() -> None:
     """Policies 0 and 1 (0.25 apart in reality) change places: each has a violation of 0.25, the third has none."""
     assert mmrv([0.0, 0.25, 0.9], [0.3, 0.1, 0.8]) == pytest.approx(2 * 0.25 / 3)
@@ -208,24 +225,57 @@ def test_notations_say_the_same(files: tuple[Path, Path], ending: str) -> None:
     assert scores.correlations(other, files[1]) == scores.correlations(*files)
 
 
-def test_success_of_a_study_folder(files: tuple[Path, Path], tmp_path: Path) -> None:
-    rows = []
+STEP = {"success": 0.1, "completed": 0.4}
+
+
+def study_folder(folder: Path, **of_recipes: object) -> Path:
+    """Estimates alone; ``of_recipes``: what those of E3 record besides."""
+    lines = []
+    step = STEP[str(of_recipes.get("measure", "success"))]
     for i, arm in enumerate(("a-1", "a-2", "b-1", "b-2", "random")):
         for estimand, half in (("E2", 0.1), ("E3", 0.2)):  # a recipe, and its checkpoint under a name of its own
             for task, control in ((None, None), ("t", None), (None, "image-blank")):
-                name = arm if estimand == "E3" else f"{arm}-s0"
+                rate = step * (0, 9, 1, 8, 3)[i]
                 facts = {
-                    "arm": name, "control": control, "benchmark": "toy@1", "task": task, "episodes": 50,
-                    "successes": 25, "rate": 0.5 + i / 100, "low": 0.5 + i / 100 - half,
-                    "high": 0.5 + i / 100 + half, "level": 0.95,
-                    "method": "m", "estimand": estimand,
+                    "arm": arm if estimand == "E3" else f"{arm}-s0", "control": control, "benchmark": "toy@1",
+                    "task": task, "episodes": 50, "successes": 25, "rate": rate, "low": rate - half,
+                    "high": rate + half, "level": 0.95, "method": "m", "estimand": estimand,
                 }  # fmt: skip
-                rows.append(Estimate.model_validate(facts))
-    write_all(tmp_path / "study" / "estimates.jsonl", rows)
-    (found,) = scores.correlations(files[0], tmp_path / "study")
-    assert [p.vlm for p in found.points] == ["a-1", "a-2", "b-1", "b-2"] and found.points[1].success == 0.51
+                lines.append(Estimate.model_validate(facts | (of_recipes if estimand == "E3" else {})))
+    write_all(folder / "estimates.jsonl", lines)
+    return folder
+
+
+def test_success_of_a_study_folder(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (found,) = scores.correlations(files[0], study_folder(tmp_path / "study", standard_error=0.06))
+    assert [p.vlm for p in found.points] == ["a-1", "a-2", "b-1", "b-2"] and found.points[1].success == 0.9
+    assert {p.success_error for p in found.points} == {0.06}
+    assert "estimand E3; errors are those of training runs and starts" in found.notes[0]
+    assert "without score: random" in found.notes[2]
+
+
+def test_records_without_standard_errors_are_still_read(files: tuple[Path, Path], tmp_path: Path) -> None:
+    where = study_folder(tmp_path / "study")
+    text = (where / "estimates.jsonl").read_text().replace(',"standard_error":null', "")
+    assert "standard_error" not in text
+    (where / "estimates.jsonl").write_text(text)
+    (found,) = scores.correlations(files[0], where)
     assert found.points[0].success_error == pytest.approx(0.2 / 1.959964)
-    assert "estimand E3" in found.notes[0] and "without score: random" in found.notes[2]
+    assert "too large where training runs are few" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("chained", "unit", "most"),
+    [({}, "share of episodes", 1.0), ({"measure": "completed", "longest": 5}, "subtasks in a row", 5.0)],
+)
+def test_what_a_study_measured_has_unit_and_limits(
+    files: tuple[Path, Path], tmp_path: Path, chained: dict[str, object], unit: str, most: float
+) -> None:
+    """Of four VLMs that scatter so far a straight line promises success rates below nothing and above everything."""
+    (found,) = scores.correlations(files[0], study_folder(tmp_path / "study", **chained))
+    assert found.unit == unit
+    assert {x for p in found.predictions for x in (p.low, p.high)} >= {0.0, most}
+    assert all(0 <= p.low <= p.high <= most for p in found.predictions)
 
 
 @pytest.mark.parametrize(

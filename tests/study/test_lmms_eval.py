@@ -144,6 +144,20 @@ def test_it_is_run_in_its_own_environment_and_only_once(tool: Path, tmp_path: Pa
     assert lmms_eval.run(asked, quiet) == rows and not tool.exists()
 
 
+def test_another_checkpoint_in_the_same_folder_is_asked_again(tool: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"one")
+    asked = request(tmp_path, model=str(model))
+    lmms_eval.run(asked, quiet)
+    tool.unlink()
+    lmms_eval.run(asked, quiet)
+    assert not tool.exists()  # the same files: only read
+    (model / "model.safetensors").write_bytes(b"another")
+    lmms_eval.run(asked, quiet)
+    assert tool.exists()
+
+
 @pytest.mark.parametrize(("how", "told"), [("dies", "ended with status 1"), ("silent", "left no results")])
 def test_a_run_without_results_is_a_failure_with_its_last_words(
     tool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, told: str

@@ -86,6 +86,17 @@ def test_p_values_and_intervals_agree() -> None:
             assert (found.equivalence_p <= 0.05) == (found.low > -0.3 and found.high < 0.3)
 
 
+def test_the_standard_error_is_that_of_studies_made_again() -> None:
+    """Of many studies with four arms and two seeds; the interval over a normal quantile would say a third more."""
+    y, _ = draw(np.random.default_rng(0), 600, [Arm(x, 0.4) for x in (0.4, 0.0, -0.3, -0.6)], 2, 4, 24)
+    s = spread(list(np.moveaxis(y, -2, 0)))
+    error, (low, high) = retrained.means(s).standard_error(), retrained.mean_interval(s, 0.95)
+    true = (s.means - s.means.mean(axis=0)).std()
+    assert np.sqrt((error**2).mean()) == pytest.approx(true, rel=0.1)
+    assert np.sqrt(((high - low) ** 2).mean()) / 2 / stats.norm.ppf(0.975) > 1.3 * true
+    assert [r.standard_error for r in recipes(study(y[0]))] == pytest.approx(error[0])
+
+
 def test_equivalence_makes_no_effect_a_result() -> None:
     alike = [Arm(0.5, 0.05)] * 2
     data = made(3, alike, seeds=8, tasks=10, starts=50)

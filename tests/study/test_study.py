@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from fake_stages import MEASURED
 
 from vlm4vla import config as configs
 from vlm4vla import registry
@@ -63,8 +64,8 @@ def test_estimate_counts_every_stage() -> None:
     probe = {"seconds_per_step": 0.2, "seconds_per_inference": 0.02}
     s = study()
     both = {"trained": probe, "frozen": probe}
-    found = plan.estimate(s, both, frame_s=0.025, demo_steps=80, step_limit=200, jobs=2)
-    alone = plan.estimate(s, both, frame_s=0.025, demo_steps=80, step_limit=200, jobs=1)
+    found = plan.estimate(s, both, MEASURED, jobs=2)
+    alone = plan.estimate(s, both, MEASURED, jobs=1)
     assert found["stages"]["arms"] > 0.2 * s.train.steps
     assert found["stages"]["arms"] < alone["stages"]["arms"] <= 2 * found["stages"]["arms"]
     assert found["total_s"] == pytest.approx(sum(found["stages"].values()), abs=0.5)
@@ -86,11 +87,23 @@ def test_estimate_counts_every_stage() -> None:
         (["--may_differ", "[freez]"], "no setting of train"),
         (["--train.policy.backbone.prompt", "push"], "exactly once"),
         (["--tasks", "[a"], "not a valid value"),
+        (["--arms", "{'../../x': {label: x}}"], r"'\.\./\.\./x'.*should match pattern"),
+        (["--arms", "{'': {label: x}}"], "should match pattern"),
+        (["--arms", "{.x: {label: x}}"], "should match pattern"),
+        (["--arms", "{expert: {label: x}}"], "'expert', which is the name of a reference"),
+        (["--arms", "{a: {label: a}, a-s1: {label: b}}", "--seeds", "[0, 1]"], "'a-s1', as the rows of a training run"),
+        (["--seeds", "[0, 1]", "--eval.episodes", "1", "--eval.control_episodes", "1"], "one start of a task"),
     ],
 )
 def test_a_study_that_cannot_run_is_refused_at_once(words: list[str], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         study(*words)
+
+
+def test_names_that_only_look_alike_are_allowed() -> None:
+    assert set(study("--arms", "{a: {label: a}, a-s1: {label: b}}").arms) == {"a", "a-s1"}  # one seed: arms are rows
+    assert set(study("--arms", "{a: {label: a}, a-s7: {label: b}}", "--seeds", "[0, 1]").arms) == {"a", "a-s7"}
+    assert study("--eval.episodes", "1", "--eval.control_episodes", "1").eval.episodes == 1
 
 
 def test_an_unknown_camera_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -112,6 +112,10 @@ def test_demonstrations_are_of_single_tasks() -> None:
         (["--demos.tasks", "[drawer-open]"], "'drawer-open' is a chain of subtasks"),
         (["--demos.tasks", "[drawer-opne]"], "Unknown task 'drawer-opne'"),
         (["--eval.episodes", "1", "--eval.control_episodes", "1"], "begin in one initial state"),
+        (
+            ["--select", "{'on': dev, episodes: 1}"],
+            "The first 1 dev starts of 'drawer-open' begin in one initial state",
+        ),
     ],
 )
 def test_what_could_not_be_told_in_the_end_is_refused_first(tmp_path: Path, words: list[str], why: str) -> None:

@@ -51,6 +51,22 @@ def test_a_failed_cell_stops_no_other_and_is_tried_alone_again(stages: Stages, t
     assert (tmp_path / "report" / "index.html").is_file()
 
 
+def test_a_study_that_began_in_the_folder_of_a_finished_one_leaves_it_unfinished(
+    stages: Stages, tmp_path: Path
+) -> None:
+    """The report in the folder may be another study's by then: the first one is made again, from what is there."""
+    first, second = Study(study(), tmp_path, lambda _: None, jobs=1), study("--eval.execute", "8")
+    first.run()
+    assert first.finished()
+    stages.broken = ["eval-frozen"]
+    with pytest.raises(RunFailed):
+        Study(second, tmp_path, lambda _: None, jobs=1).run()
+    assert not first.finished()
+    stages.broken, stages.calls = [], []
+    first.run()
+    assert first.finished() and not stages.count("train") + stages.count("eval")
+
+
 def test_a_reference_and_a_store_that_fail_stop_nothing_else(stages: Stages, tmp_path: Path) -> None:
     config = study("--arms.frozen.overrides", "{freeze: [vision], policy.backbone.image_size: 64}",
                    "--may_differ", "[freeze, policy.backbone.image_size]")  # fmt: skip

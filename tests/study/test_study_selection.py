@@ -1,17 +1,18 @@
 """Checkpoint and horizon by the declared rule: tried on dev starts, fixed, evaluated once, and told in the report."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import Stages
+from fake_stages import MEASURED, Stages
 
 from vlm4vla import config as configs
 from vlm4vla import records
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import StudyConfig
-from vlm4vla.study import cells, plan, selection, state, status
+from vlm4vla.study import cells, execute, plan, selection, state, status
 from vlm4vla.study.run import Study
 from vlm4vla.types import RunFailed, UserError
 
@@ -87,6 +88,27 @@ def test_a_second_evaluation_of_a_training_run_is_counted_and_told(stages: Stage
     assert "trained vision was evaluated on eval starts 2 times" in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_an_evaluation_counts_from_its_first_moment_and_once(stages: Stages, tmp_path: Path) -> None:
+    """One that is cut off goes on under its number; one whose folder was removed was a look at the starts too."""
+    config = study()
+    cell, other = cells.cells(config, tmp_path)[0], cells.cells(study("--eval.execute", "8"), tmp_path)[0]
+
+    def noted() -> list[tuple[int, str]]:
+        lines = (cell.folder / "eval-starts.jsonl").read_text().splitlines()
+        return [(line["evaluation"], line["folder"]) for line in map(json.loads, lines)]
+
+    stages.broken = [cell.eval.out.name]
+    for _ in range(2):
+        assert execute.run_cell(cell) is not None
+    assert noted() == [(1, cell.eval.out.name)]
+    shutil.rmtree(cell.eval.out)
+    assert execute.run_cell(cell) is not None and [number for number, _ in noted()] == [1, 2]
+    stages.broken = []
+    assert execute.run_cell(other) is None and eval_record(other).config["evaluation"] == 3
+    assert execute.run_cell(cell) is None and eval_record(cell).config["evaluation"] == 2
+    assert noted()[1:] == [(2, cell.eval.out.name), (3, other.eval.out.name)]
+
+
 def test_an_interrupted_selection_goes_on_with_the_missing_candidates(stages: Stages, tmp_path: Path) -> None:
     config = study("--select", SELECT, "--arms.frozen.overrides", "{freeze: [vision]}")
     cell = cells.cells(config, tmp_path)[0]
@@ -112,8 +134,8 @@ def test_plan_lists_candidates_and_estimate_pays_for_them() -> None:
         "needs": [folder],
     }  # fmt: skip
     probe = {arm: {"seconds_per_step": 0.2, "seconds_per_inference": 0.02} for arm in config.arms}
-    more = plan.estimate(config, probe, frame_s=0.025, demo_steps=80, step_limit=200, jobs=2)
-    less = plan.estimate(study(), probe, frame_s=0.025, demo_steps=80, step_limit=200, jobs=2)
+    more = plan.estimate(config, probe, MEASURED, jobs=2)
+    less = plan.estimate(study(), probe, MEASURED, jobs=2)
     assert more["stages"]["arms"] > less["stages"]["arms"] + 6 * 6.0
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_stages import Stages
+from fake_stages import MEASURED, Stages
 
 from vlm4vla import config as configs
 from vlm4vla import records
@@ -85,7 +85,7 @@ def test_plan_and_estimate_count_the_trials() -> None:
     stages = [line["stage"] for line in plan.describe(config, Path("o"))]
     assert stages.count("tune") == 6 and stages.count("train") == 4
     probe = {arm: {"seconds_per_step": 0.2, "seconds_per_inference": 0.02} for arm in config.arms}
-    found = plan.estimate(config, probe, frame_s=0.025, demo_steps=80, step_limit=200, jobs=1)
+    found = plan.estimate(config, probe, MEASURED, jobs=1)
     assert found["stages"]["tuning"] > 6 * 0.2 * 600
 
 

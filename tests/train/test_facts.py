@@ -11,6 +11,7 @@ from vlm4vla.policy import Policy
 from vlm4vla.study.audit_facts import TRAINED
 from vlm4vla.study.audit_settings import NATIVE
 from vlm4vla.train import facts, run
+from vlm4vla.train.did import Did
 
 
 def test_a_run_records_what_its_settings_let_expect(store: Path, tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_operations_are_those_of_the_layers(store: Path, tmp_path: Path, family:
         config = train_config(store, tmp_path / "run", policy=policy | {"normalizer": {"kind": "limits"}})
         mixture = Mixture.open(config.data.sources)
         _, made = run.objective_of(config, mixture)
-        found = facts.of_run(config, made, mixture, run._samples(config, mixture))
+        found = facts.of_run(config, made, mixture, run._samples(config, mixture), Did(rates=[1e-4]))
         return found["flops_per_sample"], made, found["tokens_per_sample"]
 
     eager, policy, tokens = counted("eager")

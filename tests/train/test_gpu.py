@@ -39,3 +39,4 @@ def test_tiny_presets_agree_with_the_cpu(family: str) -> None:
 def test_a_run_trains_in_bf16(store: Path, tmp_path: Path) -> None:
     record = run.train(train_config(store, tmp_path / "run", steps=4, precision="bf16"))
     assert record.hardware["device"].startswith("cuda")
+    assert record.hardware["gpu"] == torch.cuda.get_device_name()

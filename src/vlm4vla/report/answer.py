@@ -1,6 +1,6 @@
 """The answer in plain sentences, from the recorded numbers: one by one where they are few, counted where many."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlm4vla.records import Comparison
@@ -45,12 +45,20 @@ def answer(study: Study) -> Answer:
         about = [Said(f"The success rates of all {len(about)} arms, with their intervals, are in the table.", table)]
     return Answer(
         verdicts=_verdicts(study, between["arm"]),
-        scope=list(dict.fromkeys(sentences.scope_sentence(c) for c in study.comparisons)),
+        scope=_scope(between),
         rates=about,
         scale=_rates(study, "reference") + _families(study, between["reference"], lambda row: row.name, "{}"),
         controls=_families(study, between["control"], lambda row: row.control or "", "the same under {}")
         or _rates(study, "control")[:MANY],
     )
+
+
+def _scope(between: Mapping[str, Sequence[Comparison]]) -> list[str]:
+    """What the verdicts are about, as the comparisons of arms say; then, in a sentence of its own, all others."""
+    said = list(dict.fromkeys(sentences.scope_sentence(c) for c in between["arm"]))
+    if between["reference"] or between["control"]:
+        said.append(sentences.scale_scope_sentence(bool(between["reference"]), bool(between["control"])))
+    return said
 
 
 def _rates(study: Study, kind: str) -> list[Said]:

@@ -81,6 +81,7 @@ def _numbers(records: folder.Study) -> dict[str, Any]:
         "comparisons": rates.comparisons(records),
         "comparison_count": len(records.comparisons),
         "interval_methods": list(dict.fromkeys(c.interval_method for c in records.comparisons)),
+        "bh_note": sentences.BH,
         "p_methods": list(dict.fromkeys(c.p_method for c in records.comparisons)),
         "fold_at": rates.FOLD,
         "shown": rates.SHOWN,

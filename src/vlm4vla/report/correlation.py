@@ -100,7 +100,8 @@ class Correlation(Record):
 
     @property
     def undecided(self) -> bool:
-        return self.p > 1 - self.level or self.low <= 0 <= self.high
+        """By Fisher's interval and Holm's p: of many correlations computed together some have a small p by chance."""
+        return self.p_holm > 1 - self.level or self.low <= 0 <= self.high
 
 
 def document(found: Sequence[Correlation]) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def headline(c: Correlation) -> str:
     """One correlation in two sentences, the families first."""
     families = f"with one family left out {_span(c.family_range)}, " if c.family_range else ""
     interval = f"{100 * c.level:g}% interval {_span((c.low, c.high))}"
-    return f"{c.benchmark}: r is {signed(c.r)}, {families}{interval}. {_verdict(c)}"
+    return f"{c.benchmark}: r is {signed(c.r)}, {families}{interval}{_holm(c)}. {_verdict(c)}"
 
 
 def _families(c: Correlation) -> list[str]:
@@ -154,13 +155,16 @@ def _families(c: Correlation) -> list[str]:
 
 
 def _whole(c: Correlation) -> str:
-    holm = f", {p_words(c.p_holm)} with Holm" if c.p_holm != c.p else ""
     leaving = f"; with one VLM left out {_span(c.vlm_range)}" if c.vlm_range else ""
     return (
         f"Over {c.n} VLMs as if each were independent r is {signed(c.r)}, {100 * c.level:g}% interval "
-        f"{_span((c.low, c.high))}, {p_words(c.p)} ({c.p_method}){holm}{leaving}. Spearman {signed(c.spearman)}, "
+        f"{_span((c.low, c.high))}, {p_words(c.p)} ({c.p_method}){_holm(c)}{leaving}. Spearman {signed(c.spearman)}, "
         f"Kendall {signed(c.kendall)}."
     )
+
+
+def _holm(c: Correlation) -> str:
+    return f", {p_words(c.p_holm)} with Holm" if c.p_holm != c.p else ""
 
 
 def _span(both: tuple[float, float]) -> str:

@@ -22,11 +22,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from vlm4vla.records import Comparison
 from vlm4vla.report.folder import Study, TableRow
 from vlm4vla.report.rates import families, shown
-from vlm4vla.report.sentences import p_value, points
+from vlm4vla.report.sentences import p_value, points, verdict
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, GREY, RULE = "#1b1b1b", "#6b6b6b", "#d9d9d9"
+INK, GREY, RULE, BAND = "#1b1b1b", "#6b6b6b", "#d9d9d9", "#E6E6E6"
 WIDE, NARROW = 8.6, 4.1  # inches; 8.6 fills the page's column, 4.1 a phone
 LINES = 60
 """Lines of a figure: a person reads no more. ``PAIRS``: those of the figure of differences."""
@@ -219,17 +219,35 @@ def _dot(axes: Axes, y: int, row: TableRow, task: str | None, colours: Mapping[s
 
 def comparisons(study: Study) -> Drawing | None:
     """Forest plot of the recorded differences in points; none without comparisons."""
-    if not study.comparisons:
+    found = study.comparisons
+    if not found:
         return None
-    level = study.comparisons[0].level
+    level = found[0].level
     drawn = shown(study, PAIRS)
     title, members = families(study)[0]
     family = f"{len(members)} between arms" if title == "Arms" else f"{len(members)}"
+    largest = f"The {len(drawn)} largest of {family}; the table has all." if len(drawn) < len(found) else ""
     return draw(
         "comparisons",
-        f"Paired differences in {scale_of(study).differences} with {100 * level:g}% intervals",
+        f"Differences in {scale_of(study).differences} with {100 * level:g}% intervals",
         lambda width: _forest(study, drawn, width),
-        "" if len(drawn) == len(study.comparisons) else f"The {len(drawn)} largest of {family}; the table has all.",
+        " ".join(filter(None, (_band_words(study, drawn), largest))),
+    )
+
+
+def band_of(found: Sequence[Comparison]) -> float | None:
+    """The difference that was declared to count as none, in the unit of the differences; null where none was."""
+    return max((c.equivalence for c in found if c.equivalence is not None), default=None)
+
+
+def _band_words(study: Study, drawn: Sequence[Comparison]) -> str:
+    band = band_of(drawn)
+    if band is None:
+        return ""
+    unit = "points" if study.measure == "success" else "subtasks in a row"
+    return (
+        f"Band: arms nearer than {scale_of(study).factor * band:g} {unit} count as equal, as declared before the "
+        "study; diamonds: shown to be equal within it."
     )
 
 
@@ -240,11 +258,17 @@ def _forest(study: Study, drawn: Sequence[Comparison], width: float) -> Figure:
     axes = figure.subplots()
     scale = scale_of(study)
     reach = max(max(abs(c.low), abs(c.high)) for c in drawn) * 1.08 * scale.factor
+    band = band_of(drawn)
+    if band is not None:
+        axes.axvspan(-scale.factor * band, scale.factor * band, color=BAND, linewidth=0, zorder=0)
+        reach = max(reach, 1.08 * scale.factor * band)
     for y, c in enumerate(drawn):
-        colour = INK if c.low > 0 or c.high < 0 else GREY
+        found_to_be = verdict(c)
+        colour = INK if found_to_be in ("better", "worse") else GREY
+        marker = "D" if found_to_be == "equal" else "s"
         low, value, high = (scale.factor * x for x in (c.low, c.difference, c.high))
         axes.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
-        axes.plot([value], [y], marker="s", color=colour, markersize=6, linestyle="none")
+        axes.plot([value], [y], marker=marker, color=colour, markersize=6, linestyle="none")
         if wide:
             axes.text(1.02, y, _numbers(c), transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
         else:

@@ -4,8 +4,9 @@
     STUDY/estimates.jsonl   Estimate        STUDY/comparisons.jsonl   Comparison        STUDY/audit.json   Audit
     train run: run.json, metrics.jsonl      evaluation run: run.json, rows.jsonl, videos/*.mp4
 
-Everything but study.json and the evaluation runs may be absent. Estimates are checked against the rows they claim to
-summarise: a number that its rows do not bear out is refused.
+Everything but study.json and the evaluation runs may be absent. Counts, rates and differences are made again from the
+rows they claim to summarise: one that its rows do not bear out is refused (``borne_out``). Intervals and p-values are
+read as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict, ValidationError
 
 from vlm4vla.records import Comparison, EpisodeRow, Estimate, Measure, Record, RunRecord, read_all, read_one
+from vlm4vla.report import borne_out
 from vlm4vla.report.sentences import row_name, settled
 from vlm4vla.types import refuse
 
@@ -231,7 +233,7 @@ def load(folder: Path) -> Study:
         file=file,
         recipes=tuple(_recipes(file, estimates, table)),
         table=tuple(table),
-        comparisons=tuple(read_all(folder / "comparisons.jsonl", Comparison)),
+        comparisons=tuple(_comparisons(folder, file, table)),
         training=tuple(_training(folder, arm) for arm in file.arms),
         audit=audit,
     )
@@ -241,9 +243,27 @@ def _recipes(file: StudyFile, estimates: Sequence[Estimate], table: Sequence[Tab
     """The recipes' estimates, each borne out by the rows of all its checkpoints."""
     found = [e for e in estimates if e.estimand == "E3"]
     for estimate in found:
-        names = {arm.name for arm in file.arms if arm.recipe == estimate.arm}
-        own = [r for row in table if row.kind == "arm" and row.arm in names for r in row.rows]
-        _check(estimate, own, estimate.arm)
+        own = _rows_of_recipe(file, estimate.arm, table)
+        borne_out.estimate(estimate, own, estimate.arm)
+    return found
+
+
+def _rows_of_recipe(file: StudyFile, recipe: str, table: Sequence[TableRow]) -> list[EpisodeRow]:
+    names = {arm.name for arm in file.arms if arm.recipe == recipe}
+    return [r for row in table if row.kind == "arm" and row.arm in names for r in row.rows]
+
+
+def _comparisons(folder: Path, file: StudyFile, table: Sequence[TableRow]) -> list[Comparison]:
+    """The recorded differences, each borne out by the rows of its two sides."""
+    found = read_all(folder / "comparisons.jsonl", Comparison)
+    lines: dict[str, Sequence[EpisodeRow]] = {row.name: row.rows for row in table}
+    recipes = {
+        name: _rows_of_recipe(file, name, table)
+        for name in {side for c in found if c.estimand == "E3" for side in (c.a, c.b)}
+    }
+    for c in found:
+        of = recipes if c.estimand == "E3" else lines
+        borne_out.difference(c, of.get(c.a, ()), of.get(c.b, ()))
     return found
 
 
@@ -295,7 +315,7 @@ def _table_rows(
         key = (entry.name, control)
         of_line = estimates.get(key, ())
         for estimate in of_line:
-            _check(estimate, [row for row in own if estimate.task in (None, row.task)], entry.name)
+            borne_out.estimate(estimate, [row for row in own if estimate.task in (None, row.task)], entry.name)
         kind: Literal["reference", "arm", "control"] = "arm" if isinstance(entry, Arm) else "reference"
         label = settled(entry.label) if control is None else f"{settled(entry.label)} ({settled(control)})"
         out.append(
@@ -312,19 +332,6 @@ def _table_rows(
             )
         )
     return out
-
-
-def _check(estimate: Estimate, rows: Sequence[EpisodeRow], name: str) -> None:
-    least = estimate.in_a_row or estimate.longest
-    solved = [row.success if least is None else (row.completed or 0) >= least for row in rows]
-    counted = (len(rows), sum(solved))
-    if counted != (estimate.episodes, estimate.successes):
-        raise refuse(
-            f"The estimate of {row_name(name, estimate.control)!r} on {estimate.task or 'all tasks'} says "
-            f"{estimate.successes} of {estimate.episodes}, its rows say {counted[1]} of {counted[0]}",
-            possible="estimates made from these rows",
-            todo="Make the estimates again with `vlm4vla study run`; it keeps finished episodes.",
-        )
 
 
 def _training(study: Path, arm: Arm) -> Training:

@@ -83,7 +83,8 @@ def figure_caption(found: Sequence[Correlation]) -> str:
         f"Success against VLM score; one point is one VLM (n = {first.n}, {first.families} families, one training run "
         f"each), bars are one standard error where it is known, in success episode noise alone. In brackets Fisher's "
         f"{100 * first.level:g}% interval; p from {first.p_method}. Lines are least squares, dashed where neither a "
-        f"correlation nor its absence is shown. Estimand: these checkpoints; nothing here is about retraining."
+        f"correlation nor its absence is shown (by the interval, and by p with Holm's correction over {len(found)}). "
+        f"Estimand: these checkpoints; nothing here is about retraining."
     )
 
 

@@ -82,6 +82,7 @@ class ComparisonLine:
     low: str
     high: str
     p: str
+    bh: str
     pairs: int | None
     only_first: int | None
     only_second: int | None
@@ -193,7 +194,8 @@ def _comparison(study: Study, c: Comparison) -> ComparisonLine:
         difference=difference,
         low=low,
         high=high,
-        p=sentences.p_value(c.p_value).replace("p = ", "").replace("p ", ""),
+        p=_p(c.p_value),
+        bh="–" if c.p_bh is None else _p(c.p_bh),
         pairs=c.pairs,
         only_first=c.only_a,
         only_second=c.only_b,
@@ -202,6 +204,11 @@ def _comparison(study: Study, c: Comparison) -> ComparisonLine:
         only_second_href=browser.name_href(study, c.a, against=c.b, pair="other"),
         estimand=c.estimand,
     )
+
+
+def _p(value: float) -> str:
+    """As a sentence has it, without its "p": ``0.031``, ``< 0.001``."""
+    return sentences.p_value(value).replace("p = ", "").replace("p ", "")
 
 
 def shown(study: Study, limit: int) -> list[Comparison]:

@@ -15,6 +15,13 @@ ESTIMANDS = {
 }
 
 
+BH = (
+    "BH: p of the same tests as Benjamini and Hochberg correct it, over the same comparisons as Holm. Holm bounds the "
+    "chance of any false claim, and all verdicts rest on it; BH bounds the share of false ones among the claims made."
+)
+"""What the column of that name holds."""
+
+
 def row_name(arm: str, control: str | None) -> str:
     """The name of a table row in ``Comparison.a`` and ``.b``: ``arm``, or ``arm [control]``."""
     return arm if control is None else f"{arm} [{control}]"
@@ -177,6 +184,12 @@ def scope_sentence(comparison: Comparison) -> str:
         )
     told = f" {_capital(comparison.caution)}." if comparison.caution else ""
     return f"This is about the recipes: {comparison.seeds} training runs per arm stand behind it.{told}"
+
+
+def scale_scope_sentence(floor: bool, controls: bool) -> str:
+    """What comparisons with the floor and with controls are about: never recipes, whatever stands above them."""
+    sides = [words for words, there in (("the floor", floor), ("a policy's own controls", controls)) if there]
+    return f"Comparisons with {' and '.join(sides)} are about single checkpoints on starts like these."
 
 
 def reading(comparison: Comparison, a: str | None = None, b: str | None = None) -> str:

@@ -6,7 +6,7 @@ that was killed goes on after its last whole row; changed questions, pictures, p
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,15 +195,8 @@ def _settings(task: Task, config: BackboneConfig, request: Request) -> dict[str,
         "template": task.template,
         "tokens": request.tokens if task.way == "said" else None,
         "backbone": configs.to_dict(config),
-        "files": dict(_files(Path(config.checkpoint))),
+        "files": score_file.files_of(Path(config.checkpoint)),
     }
-
-
-def _files(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Name -> size and time of a local checkpoint's files: another checkpoint may take its folder's place."""
-    for file in sorted(folder.glob("*")) if folder.is_dir() else ():
-        if file.is_file():
-            yield file.name, [file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _slug(name: str) -> str:

@@ -89,7 +89,7 @@ def _retrained(runs: Runs, variances: Variances, changes: Mapping[str, object]) 
         Estimate(
             arm=r.arm, control=None, benchmark=table.benchmark, task=None, episodes=len(counts[r.arm]),
             successes=sum(counts[r.arm]), rate=r.value, low=r.low, high=r.high, level=r.level, method=r.method,
-            estimand="E3", seeds=table.seeds, caution=r.caution,
+            estimand="E3", seeds=table.seeds, caution=r.caution, standard_error=r.standard_error,
         ).model_copy(update=dict(changes))
         for r in recipes(table, level=LEVEL, variances=variances)
     ]  # fmt: skip

@@ -36,6 +36,11 @@ def _highest_rate(c: TrainConfig) -> float | list[float]:
     return rates if scale != 1.0 else rates[0]
 
 
+def _shape_of_rates(c: TrainConfig) -> str:
+    """A rate cannot be seen to fall in a run that ends with its warm-up."""
+    return c.optimizer.schedule if c.steps > c.optimizer.warmup_steps + 1 else "constant"
+
+
 def _normalizer(c: TrainConfig) -> dict[str, Any]:
     own = c.policy.normalizer
     return {"kind": own.kind, "clip": own.clip if own.clip is not None or own.kind == "mean_std" else _LIMIT}
@@ -44,7 +49,7 @@ def _normalizer(c: TrainConfig) -> dict[str, Any]:
 TRAINED: Mapping[str, Fact[TrainConfig]] = {
     "learning_rate": Fact(("optimizer.lr", "optimizer.vlm_lr_scale", "optimizer.warmup_steps", "steps"), _highest_rate),
     "warmup_steps": Fact(("optimizer.warmup_steps", "steps"), lambda c: max(1, min(c.optimizer.warmup_steps, c.steps))),
-    "schedule": Fact(("optimizer.schedule",), lambda c: c.optimizer.schedule),
+    "schedule": Fact(("optimizer.schedule", "optimizer.warmup_steps", "steps"), _shape_of_rates),
     "clip_norm": Fact(("optimizer.clip_norm",), lambda c: c.optimizer.clip_norm or None),
     "weight_decay": Fact(("optimizer.weight_decay",), lambda c: [c.optimizer.weight_decay]),
     "precision": Fact(("precision",), lambda c: c.precision),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm4vla import config as configs
-from vlm4vla import records
+from vlm4vla import provenance, records
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import EvalConfig, StudyConfig, TrainConfig
 from vlm4vla.study import cells
@@ -17,7 +17,8 @@ from vlm4vla.study.audit_settings import NATIVE, frozen_groups
 
 OPEN = ("recorded.version", "recorded.config", "evaluated.version", "evaluated.config")
 """Beginnings of lines whose names depend on what ran."""
-_PACKAGES = ("torch", "transformers", "vlm4vla")
+_PACKAGES = ("torch", "transformers", "numpy", "vlm4vla")
+_SOFTWARE = ("commit", "cpu", "device")
 _OF_EVAL = ("bench", "tasks", "episodes", "split", "batch", "precision", "assume_spec")
 _SAME_VLM = "two arms with one VLM differ in it"
 _BY_RULE = "chosen by the declared rule"
@@ -26,8 +27,8 @@ _NOT_RECORDED = "not recorded"
 
 def names() -> list[str]:
     """Lines that appear when something has run, those of ``OPEN`` left out."""
-    of_train = [f"recorded.{fact}" for fact in (*TRAINED, *NATIVE, "data", "commit", "cpu", "seed")]
-    return of_train + [f"evaluated.{fact}" for fact in (*EVALUATED, "tokens", "policy", "selection", "cpu")]
+    of_train = [f"recorded.{fact}" for fact in (*TRAINED, *NATIVE, *_SOFTWARE, "data", "processes", "seed")]
+    return of_train + [f"evaluated.{fact}" for fact in (*EVALUATED, *_SOFTWARE, "tokens", "policy", "selection")]
 
 
 def finished(folder: Path) -> RunRecord | None:
@@ -68,10 +69,9 @@ def _trained(
         stores = {name: record.inputs["store"] for name, record in trained.items()}
         sizes = ("policy.backbone.image_size", "policy.backbone.view_size")
         yield Line("recorded.data", stores, follows=sizes)
-        for package in _PACKAGES:
-            yield Line(f"recorded.version.{package}", {n: r.packages[package] for n, r in trained.items()})
-        yield Line("recorded.commit", {name: record.commit for name, record in trained.items()})
-        yield Line("recorded.cpu", {name: record.hardware["cpu"] for name, record in trained.items()})
+        yield from _software("recorded", trained)
+        processes = {name: record.hardware.get("processes", _NOT_RECORDED) for name, record in trained.items()}
+        yield Line("recorded.processes", processes)
 
 
 def _native(trained: Mapping[str, RunRecord], settings: Mapping[str, TrainConfig]) -> Iterator[Line]:
@@ -183,7 +183,7 @@ def _what_ran(
     evaluated: Mapping[str, RunRecord],
     settings: Mapping[str, EvalConfig],
 ) -> Iterator[Line]:
-    """The rule of selection, the weights, the software."""
+    """The rule of selection, the weights, the simulator and the software."""
     if not evaluated:
         return
     rules = {name: None if c.selection is None else _rule(configs.to_dict(c.selection)) for name, c in settings.items()}
@@ -194,13 +194,33 @@ def _what_ran(
     broken = {n: "its training made no such policy" for n, digest in weights.items() if digest not in own[n]}
     if broken:
         yield Line("evaluated.policy", weights, groups={name: name for name in weights}, broken=broken)
-    for kind, pick in (("versions", None), ("packages", _PACKAGES)):
-        found = {name: getattr(record, kind) for name, record in evaluated.items()}
-        for key in pick or dict.fromkeys(key for held in found.values() for key in held):
-            yield Line(f"evaluated.version.{key}", {name: held.get(key) for name, held in found.items()})
-    yield Line("evaluated.cpu", {name: record.hardware["cpu"] for name, record in evaluated.items()})
+    simulators = {name: record.versions for name, record in evaluated.items()}
+    for key in dict.fromkeys(key for held in simulators.values() for key in held):
+        yield Line(f"evaluated.version.{key}", {name: held.get(key) for name, held in simulators.items()})
+    yield from _software("evaluated", evaluated)
     tokens = _facts(evaluated, "tokens")
     yield Line("evaluated.tokens", tokens, "may-differ", groups={name: name for name in tokens})
+
+
+def _software(prefix: str, runs: Mapping[str, RunRecord]) -> Iterator[Line]:
+    """Which code ran, in all attempts of a run, with which packages, and on what."""
+    for package in _PACKAGES:
+        found = {name: record.packages.get(package, _NOT_RECORDED) for name, record in runs.items()}
+        yield Line(f"{prefix}.version.{package}", found)
+    yield Line(f"{prefix}.commit", {name: _commits(record) for name, record in runs.items()})
+    yield Line(f"{prefix}.cpu", {name: record.hardware["cpu"] for name, record in runs.items()})
+    yield Line(f"{prefix}.device", {name: _device(record) for name, record in runs.items()})
+
+
+def _commits(record: RunRecord) -> str:
+    """Of all attempts; older records of trainings know the last one alone."""
+    return ", ".join(sorted({*record.facts.get("commits", [provenance.source(record.commit, record.dirty)])}))
+
+
+def _device(record: RunRecord) -> str:
+    """The name of the GPU, or "cpu"; which of a machine's GPUs it was changes nothing."""
+    device = str(record.hardware.get("device", _NOT_RECORDED)).partition(":")[0]
+    return str(record.hardware.get("gpu", device))
 
 
 def _rule(selection: Mapping[str, Any]) -> dict[str, Any]:

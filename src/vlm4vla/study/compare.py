@@ -16,7 +16,7 @@ from vlm4vla.records import Comparison, EpisodeRow, Estimate
 from vlm4vla.report import sentences
 from vlm4vla.study import intervals
 from vlm4vla.study.chains import SMOOTHING_STATES, measure_of, paired_interval, sign_flips
-from vlm4vla.study.multiplicity import holm
+from vlm4vla.study.multiplicity import benjamini_hochberg, holm
 from vlm4vla.study.successes import Start, by_start, chain_lengths, common_starts
 from vlm4vla.types import refuse
 
@@ -172,12 +172,15 @@ def bootstrap_interval(
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same comparisons with Holm's p-values, said in ``p_method``; intervals stay per comparison."""
-    values = holm([c.p_value for c in comparisons])
+    """The same comparisons with Holm's p-values, said in ``p_method``, and Benjamini and Hochberg's beside them.
+
+    Intervals stay per comparison.
+    """
+    raw = [c.p_value for c in comparisons]
     note = f", Holm over {len(comparisons)}" if len(comparisons) > 1 else ""
     return [
-        c.model_copy(update={"p_value": p, "p_method": c.p_method + note})
-        for c, p in zip(comparisons, values, strict=True)
+        c.model_copy(update={"p_value": p, "p_method": c.p_method + note, "p_bh": bh})
+        for c, p, bh in zip(comparisons, holm(raw), benjamini_hochberg(raw), strict=True)
     ]
 
 

@@ -111,10 +111,9 @@ def run_cell(cell: Cell) -> Failure | None:
 def _evaluate(cell: Cell, config: EvalConfig) -> None:
     if state.evaluated(config, state.policies(cell.train).values()):
         return
-    numbered = selection.numbered(cell.folder, config)
-    _verb(cell, "eval", numbered, numbered.out)
-    if numbered.split == "eval":
-        selection.note_evaluation(cell.folder, numbered)
+    if config.split == "eval":
+        config = selection.numbered(cell.folder, config)
+    _verb(cell, "eval", config, config.out)
 
 
 def _verb(cell: Cell, verb: str, config: Config, out: Path) -> None:

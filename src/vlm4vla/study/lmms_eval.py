@@ -48,7 +48,10 @@ class Request:
 
 
 def run(request: Request, say: Say) -> list[ScoreRow]:
-    """Install lmms-eval where it is absent, run it, and put its scores into the file; finished runs are only read."""
+    """Install lmms-eval where it is absent, run it, and put its scores into the file; finished runs are only read.
+
+    A run with other words is another one, and so is one of a local model whose files have changed.
+    """
     if not request.tasks or re.search(r"[,\s]", request.model):
         raise refuse(
             "No task is named" if not request.tasks else f"lmms-eval would cut {request.model!r} at its comma or space",
@@ -59,7 +62,9 @@ def run(request: Request, say: Say) -> list[ScoreRow]:
     score_file.check(request.out, request.name or request.model, family)
     install.install(ENVIRONMENT, say)
     words = command(request, family)
-    place = request.out.with_suffix(".answers") / ENVIRONMENT / configs.digest({"words": words})
+    # Of a model on the hub the words say all; a local one may have been replaced by another.
+    asked = {"words": words} | ({"files": files} if (files := score_file.files_of(Path(request.model))) else {})
+    place = request.out.with_suffix(".answers") / ENVIRONMENT / configs.digest(asked)
     with records.locked(place):
         found = results_of(place)
         if found is None:

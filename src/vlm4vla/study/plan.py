@@ -6,6 +6,7 @@ that decide how long episodes last are assumptions, stated in the result.
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,25 +83,33 @@ def _steps(cell: cells.Cell, stage: str, named: dict[str, Any], tuned: list[str]
     return lines
 
 
-def estimate(
-    study: StudyConfig,
-    probes: dict[str, dict[str, Any]],
-    frame_s: float,
-    demo_steps: float,
-    step_limit: int,
-    jobs: int,
-) -> dict[str, Any]:
-    """Seconds per stage. ``probes``: arm -> result of ``train.probe.measure``; ``frame_s``: one rendered step.
+@dataclass(frozen=True)
+class Measured:
+    """What the simulator took here: seconds of one rendered step, and steps of an episode.
+
+    ``demo_steps``: of a demonstration (0 where none are recorded); ``solved_steps``: of an evaluation's episode that
+    succeeds; ``step_limit``: of one that does not. ``unknown``: what could not be measured, in words.
+    """
+
+    frame_s: float
+    demo_steps: float
+    solved_steps: float
+    step_limit: int
+    unknown: tuple[str, ...] = ()
+
+
+def estimate(study: StudyConfig, probes: dict[str, dict[str, Any]], measured: Measured, jobs: int) -> dict[str, Any]:
+    """Seconds per stage. ``probes``: arm -> result of ``train.probe.measure``.
 
     ``not_counted``: what cannot be known beforehand.
     """
     stages: dict[str, float] = {}
     if study.demos is not None:
         made = cells.demos(study, Path("runs"))
-        demos = (len(made.tasks) if made else 0) * study.demos.per_task * demo_steps
+        demos = (len(made.tasks) if made else 0) * study.demos.per_task * measured.demo_steps
         if study.pretext is not None:
-            demos += len(study.pretext.tasks) * study.pretext.per_task * demo_steps
-        stages["demos"] = START_S + demos * frame_s / min(study.eval.workers, CORES)
+            demos += len(study.pretext.tasks) * study.pretext.per_task * measured.demo_steps
+        stages["demos"] = START_S + demos * measured.frame_s / min(study.eval.workers, CORES)
         stages["store"] = START_S + demos * 0.0003
     stages["references"] = START_S * len(study.references)
     out = Path("runs")
@@ -111,16 +120,17 @@ def estimate(
         "arms": cells.cells(study, out),
     }
     for name, found in of_stages.items():
-        chains = [_cell(cell, probes[cell.arm], frame_s, demo_steps, step_limit) for cell in found]
+        chains = [_cell(cell, probes[cell.arm], measured) for cell in found]
         if chains:
             # Side by side, the cells end no sooner than the longest, and share caches and memory.
             stages[name] = max(max(chains), sum(chains) / jobs) * (SIDE_BY_SIDE if jobs > 1 else 1.0)
     stages["report"] = START_S
+    unseen = [] if study.demos is not None else ["the frame stores of data whose size is not known"]
     return {
         "stages": {k: round(v, 1) for k, v in stages.items()},
         "total_s": round(sum(stages.values()), 1),
         "assumed_success": ASSUMED,
-        "not_counted": [] if study.demos is not None else ["the frame stores of data whose size is not known"],
+        "not_counted": [*measured.unknown, *unseen],
     }
 
 
@@ -129,16 +139,18 @@ def _of_pretexts(study: StudyConfig, out: Path, probes: dict[str, dict[str, Any]
     return {start.arm: probes[arm] for arm, start in cells.starts_of(study, out).items()}
 
 
-def _cell(cell: cells.Cell, probe: dict[str, Any], frame_s: float, demo_steps: float, step_limit: int) -> float:
+def _cell(cell: cells.Cell, probe: dict[str, Any], measured: Measured) -> float:
     """Seconds to train one policy, to try its candidates, and to evaluate it."""
     seconds = START_S + cell.train.steps * float(probe["seconds_per_step"])
     for config in (*selection.candidates(cell), cell.eval):
         seconds += START_S
         for control in config.controls:
             count = len(config.tasks) * ((control and config.control_episodes) or config.episodes)
-            render = 0.0 if control in ("image-blank", "image-other") else frame_s  # nothing is rendered for these
+            render = (
+                0.0 if control in ("image-blank", "image-other") else measured.frame_s
+            )  # nothing is rendered for these
             rate = ASSUMED[control or "arm"]
-            steps = rate * demo_steps + (1 - rate) * step_limit
+            steps = rate * measured.solved_steps + (1 - rate) * measured.step_limit
             # One policy serves all workers: they render side by side, inference does not get cheaper with more of them.
             inference = probe["seconds_per_inference"] / min(config.workers, config.batch)
             query = render / min(config.workers, CORES) + inference

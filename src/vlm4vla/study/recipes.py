@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from vlm4vla.records import Comparison, EpisodeRow, Estimate
-from vlm4vla.study.multiplicity import holm
+from vlm4vla.study.multiplicity import benjamini_hochberg, holm
 from vlm4vla.study.retrained import Variances, compare_recipes, display, recipes
 from vlm4vla.study.successes import successes
 
@@ -15,9 +15,9 @@ def conclude(
 ) -> tuple[list[Estimate], list[Comparison]]:
     """Mean over tasks of every arm, and every pair of arms. ``arms``: name -> rows without controls, per training seed.
 
-    p-values are Holm's over the pairs. ``equivalence``: the difference in rate units, declared beforehand, within which
-    two recipes count as equal; its p-values are Holm's over the pairs as well. Chains are told in subtasks solved in a
-    row, ``equivalence`` too. Refuses fewer than two seeds.
+    p-values are Holm's over the pairs, with Benjamini and Hochberg's beside them. ``equivalence``: the difference in
+    rate units, declared beforehand, within which two recipes count as equal; its p-values are Holm's over the pairs as
+    well. Chains are told in subtasks solved in a row, ``equivalence`` too. Refuses fewer than two seeds.
     """
     table = successes(arms)
     bounds = None if equivalence is None else (-equivalence, equivalence)
@@ -44,10 +44,12 @@ def conclude(
             caution=r.caution,
             measure=table.measure,
             longest=table.longest,
+            standard_error=r.standard_error,
         )
         for r in found
     ]
     adjusted = holm([d.p_value for d in compared])
+    shared = benjamini_hochberg([d.p_value for d in compared])
     equal = holm([1.0 if d.equivalence_p is None else d.equivalence_p for d in compared])
     comparisons = [
         Comparison(
@@ -71,7 +73,8 @@ def conclude(
             equivalence_p=None if d.equivalence_p is None else e,
             measure=table.measure,
             longest=table.longest,
+            p_bh=bh,
         )
-        for d, p, e in zip(compared, adjusted, equal, strict=True)
+        for d, p, bh, e in zip(compared, adjusted, shared, equal, strict=True)
     ]
     return estimates, comparisons

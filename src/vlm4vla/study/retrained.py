@@ -52,6 +52,11 @@ class Contrast:
         found: Numbers = np.max([stats.t.ppf(upper, df) * np.sqrt(v) for v, df in self.ways], axis=0)
         return found
 
+    def standard_error(self) -> Numbers:
+        """The largest one; a half-width over a normal quantile would hold the t's few degrees of freedom as well."""
+        found: Numbers = np.max([np.sqrt(v) for v, _ in self.ways], axis=0)
+        return found
+
     def p_value(self) -> Numbers:
         """Two-sided p-values of "no difference"."""
         found: Numbers = np.minimum(2 * self._tail(np.abs(self.value)), 1.0)
@@ -191,6 +196,7 @@ class Recipe(Interval):
     """The mean over tasks of a recipe. ``caution``: what to hold against it."""
 
     arm: str
+    standard_error: float
     caution: str | None
 
 
@@ -212,14 +218,15 @@ def recipes(study: Successes, *, level: float = 0.95, variances: Variances = "ru
     """E3 of every arm's mean over tasks; of chains, of the average number of subtasks in a row."""
     s = spread(study.outcomes, study.episodes)
     low, high = mean_interval(s, level, variances)
+    error = means(s, variances).standard_error()
     method = _method(study, s, bool(apart(s, variances)))
     found = []
     for k, arm in enumerate(study.arms):
         cautions = [PILOT] if s.seeds == 2 else []
         if at_the_edge(float(s.means[k]), s.arms, s.seeds):
             cautions.append(EDGE if study.longest is None else EDGE_OF_CHAINS)
-        value, a, b = (study.unit * float(x[k]) for x in (s.means, low, high))
-        found.append(Recipe("E3", value, a, b, level, method, arm, "; ".join(cautions) or None))
+        value, a, b, own = (study.unit * float(x[k]) for x in (s.means, low, high, error))
+        found.append(Recipe("E3", value, a, b, level, method, arm, own, "; ".join(cautions) or None))
     return found
 
 

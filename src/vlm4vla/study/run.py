@@ -8,9 +8,11 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm4vla import config as configs
 from vlm4vla import records, registry
@@ -19,7 +21,10 @@ from vlm4vla.schemas import StudyConfig
 from vlm4vla.study import audit, cells, chains, conclude, execute, plan, state, tuning
 from vlm4vla.study.execute import RunCells, Say
 from vlm4vla.study.state import Failure
-from vlm4vla.types import Benchmark, RunFailed, refuse, step_limit_of
+from vlm4vla.types import Benchmark, RunFailed, Split, refuse, step_limit_of
+
+if TYPE_CHECKING:
+    from vlm4vla.rollout.runner import Pool
 
 
 class Study:
@@ -36,8 +41,7 @@ class Study:
 
     def finished(self) -> bool:
         """Whether the study ran to its report with exactly these settings."""
-        file = self.out / "finished.json"
-        return file.is_file() and json.loads(file.read_text()) == {"identity": self.identity}
+        return self._done.is_file() and json.loads(self._done.read_text()) == {"identity": self.identity}
 
     def run(self) -> None:
         """Run what is missing, in order. A part that fails stops no other; RunFailed names all of them at the end."""
@@ -48,6 +52,7 @@ class Study:
             self._run()
 
     def _run(self) -> None:
+        self._done.unlink(missing_ok=True)  # also that of another study in this folder, whose report is about to go
         records.write_atomic(self.out / "study.yaml", configs.to_yaml(self.config))
         self._must("install", ["bench", "install", self.config.bench])
         guess = self._estimate()
@@ -70,7 +75,7 @@ class Study:
             "estimate_s": None if guess is None else guess["total_s"],
         }
         conclude.conclude(self.config, self.out, found, cells.references(self.config, self.out), made)
-        records.write_atomic(self.out / "finished.json", json.dumps({"identity": self.identity}) + "\n")
+        records.write_atomic(self._done, json.dumps({"identity": self.identity}) + "\n")
 
     def _pretexts(self) -> list[Failure]:
         """The VLMs that arms start from instead of published ones; one that fails stops the arms that need it alone."""
@@ -158,16 +163,22 @@ class Study:
             chains.refuse_mixture(chained, [task for task in self.config.tasks if task not in chained])
             controls = any(arm.controls for arm in self.config.arms.values())
             count = self.config.eval.control_episodes if controls else self.config.eval.episodes
-            starts = self.bench.episodes("eval", chained[0], count)
-            if len({chains.of_start(self.bench, start)["initial_state"] for start in starts}) < 2:
-                raise refuse(
-                    f"The first {count} eval starts of {chained[0]!r} begin in one initial state",
-                    possible="starts in two initial states or more: intervals are about other states",
-                    todo="Raise eval.episodes (and eval.control_episodes).",
-                )
+            self._check_initial_states(chained[0], "eval", count, "eval.episodes (and eval.control_episodes)")
+            if self.config.select is not None:
+                rule = self.config.select
+                self._check_initial_states(chained[0], rule.on, rule.episodes, "select.episodes")
         made = cells.demos(self.config, self.out)
         if made is not None:
             demos.recordable(made.tasks, self.bench)
+
+    def _check_initial_states(self, chain: str, split: Split, count: int, setting: str) -> None:
+        starts = self.bench.episodes(split, chain, count)
+        if len({chains.of_start(self.bench, start)["initial_state"] for start in starts}) < 2:
+            raise refuse(
+                f"The first {count} {split} starts of {chain!r} begin in one initial state",
+                possible="starts in two initial states or more: intervals are about other states",
+                todo=f"Raise {setting}.",
+            )
 
     def _estimate(self) -> dict[str, Any] | None:
         """The study's cost; null where it cannot be measured, which stops nothing: its cells will say why."""
@@ -202,6 +213,11 @@ class Study:
             return [Failure(name, f"ended with status {done.returncode}; its own message stands above")]
         return []
 
+    @property
+    def _done(self) -> Path:
+        """Says which study's report lies in the folder, and that it is whole."""
+        return self.out / "finished.json"
+
     def _file(self, name: str) -> Path:
         """A file that belongs to these settings alone: a folder may hold several studies that share cells."""
         return self.out / f"{name}-{self.identity}.json"
@@ -214,33 +230,72 @@ class Study:
 
 
 def estimate(config: StudyConfig, jobs: int) -> dict[str, Any]:
-    """The plan's cost, with every arm's recipe and the simulator tried for a moment (imports torch)."""
+    """The plan's cost, with every arm's recipe and the simulator tried for a moment (imports torch).
+
+    Demonstrations and evaluations are tried on their own tasks, the former with the noise that they are recorded with.
+    """
     from vlm4vla.rollout.pool import WorkerPool
     from vlm4vla.train import probe
 
     benchmark = registry.find("bench", config.bench).Benchmark()
-    noise = config.demos.noise if config.demos else 0.0
-    frames, seconds = [], []
+    made = cells.demos(config, Path("runs"))
     with TemporaryDirectory() as folder, WorkerPool(config.bench, 1, Path(folder) / "log") as pool:
-        for task in config.tasks[:3]:  # the first job also pays for the start of the simulator
-            episode = benchmark.episodes("dev", task, 1)[0].to_dict()
-            job = {"kind": "demo", "id": task, "episode": episode, "noise": noise}
-            job |= {"after_success": 4, "pictures": True}
-            began = time.monotonic()
-            for _, result in pool.run([job]):
-                if result["kind"] == "failure":
-                    raise RunFailed(f"The simulator cannot be tried: {result['error']}")
-                frames.append(len(result["actions"]))
-            seconds.append(time.monotonic() - began)
+        first = (made.tasks if made else config.tasks)[:1]
+        _tried(pool, benchmark, first, 0.0, 0)  # pays for the start of the simulator, and is not counted
+        demos = _tried(pool, benchmark, made.tasks[:3], made.noise, made.after_success) if made else []
+        plays = _tried(pool, benchmark, config.tasks[:3], 0.0, 0)
     probes: dict[str, dict[str, Any]] = {}
     for arm in config.arms:
         recipe = cells.begun(config, cells.recipe(config, arm))
         probes[arm] = probe.measure(recipe, benchmark.action_spec, benchmark.state_names, config.eval.batch)
-    frame_s = sum(seconds[1:]) / sum(frames[1:]) if len(frames) > 1 else seconds[0] / frames[0]
-    steps = sum(frames) / len(frames)
-    longest = max(step_limit_of(benchmark, task) for task in config.tasks)
-    found = plan.estimate(config, probes, frame_s, steps, longest, jobs)
-    return found | {"frame_s": round(frame_s, 4), "demo_steps": steps, "probes": probes}
+    unknown = [
+        f"the length of {what}: the scripted expert failed where it was tried, and the step limit is taken"
+        for what, found in (("demonstrations", demos), ("evaluations", plays))
+        if found and not any(one.success for one in found)
+    ]
+    tried = [*demos, *plays]
+    measured = plan.Measured(
+        frame_s=sum(one.seconds for one in tried) / sum(one.steps for one in tried),
+        demo_steps=_steps(demos) if demos else 0.0,
+        solved_steps=_steps(plays),
+        step_limit=max(step_limit_of(benchmark, task) for task in config.tasks),
+        unknown=tuple(unknown),
+    )
+    found = plan.estimate(config, probes, measured, jobs)
+    lengths = {"demo_steps": measured.demo_steps, "solved_steps": measured.solved_steps}
+    return found | {"frame_s": round(measured.frame_s, 4), **lengths, "probes": probes}
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One episode of the scripted expert; ``limit``: the steps that a failed one may take."""
+
+    success: bool
+    steps: int
+    limit: int
+    seconds: float
+
+
+def _tried(pool: "Pool", bench: Benchmark, tasks: Sequence[str], noise: float, after_success: int) -> list[_Try]:
+    """The first dev start of each task, with all pictures."""
+    found: list[_Try] = []
+    for task in tasks:
+        episode = bench.episodes("dev", task, 1)[0].to_dict()
+        job = {"kind": "demo", "id": task, "episode": episode, "noise": noise}
+        job |= {"after_success": after_success, "pictures": True}
+        began = time.monotonic()
+        for _, result in pool.run([job]):
+            if result["kind"] == "failure":
+                raise RunFailed(f"The simulator cannot be tried: {result['error']}")
+            steps, seconds = len(result["actions"]), time.monotonic() - began
+            found.append(_Try(result["success"], steps, step_limit_of(bench, task), seconds))
+    return found
+
+
+def _steps(found: Sequence[_Try]) -> float:
+    """Mean length of those that succeeded; of all limits where none did."""
+    good = [one.steps for one in found if one.success] or [one.limit for one in found]
+    return sum(good) / len(good)
 
 
 def _short(word: str, out: Path) -> str:

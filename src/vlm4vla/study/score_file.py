@@ -52,6 +52,15 @@ def sentences(rows: Iterable[ScoreRow]) -> list[str]:
     return out
 
 
+def files_of(model: Path) -> dict[str, list[int]]:
+    """Name -> size and time of a local checkpoint's files: another checkpoint may take its folder's place.
+
+    {} where it is no folder, but a name on the hub.
+    """
+    found = [file for file in sorted(model.glob("*")) if file.is_file()] if model.is_dir() else []
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in found}
+
+
 def _rows(file: Path) -> list[ScoreRow]:
     return read_scores(file) if file.exists() else []
 

@@ -91,14 +91,33 @@ class Pairing:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What success is measured in. ``limits``: the least and the most that there can be; null where nobody says."""
+
+    unit: str
+    limits: tuple[float, float] | None
+
+
+SHARE = Scale("share of episodes", (0.0, 1.0))
+OF_FILE = Scale("units of the file", None)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Success rows of one source. ``scale``: of those that are no counts; counts are shares of episodes."""
+
+    rows: tuple[SuccessRow, ...]
+    scale: Scale = OF_FILE
+    notes: tuple[str, ...] = ()
+
+
 def correlations(scores: Path, success: Path) -> list[Correlation]:
     """Every score of a file against every benchmark of a file or study folder, with Holm's p over all of them."""
-    rows, notes = read_success(success)
-    pairings = pair(read_scores(scores), rows, notes)
     return with_holm(
         [
             correlate(p.points, scores=p.scores, benchmark=p.benchmark, unit=p.unit, limits=p.limits, notes=p.notes)
-            for p in pairings
+            for p in pair(read_scores(scores), read_success(success))
         ]
     )
 
@@ -116,14 +135,14 @@ def read_scores(file: Path) -> list[ScoreRow]:
     return rows
 
 
-def read_success(source: Path) -> tuple[list[SuccessRow], tuple[str, ...]]:
-    """Rows and notes from a file, or from the estimates of a study folder (an arm's name is the name of its VLM)."""
+def read_success(source: Path) -> Measured:
+    """From a file, or from the estimates of a study folder (an arm's name is the name of its VLM)."""
     if source.is_dir():
         return _of_study(source)
-    return list(validate(_Success, {"rows": _plain(source)}, source=str(source)).rows), ()
+    return Measured(validate(_Success, {"rows": _plain(source)}, source=str(source)).rows)
 
 
-def pair(scores: Sequence[ScoreRow], success: Sequence[SuccessRow], notes: Sequence[str] = ()) -> list[Pairing]:
+def pair(scores: Sequence[ScoreRow], success: Measured) -> list[Pairing]:
     """Every (task, metric) with every benchmark; refuses two prompts within one task and a VLM that is there twice."""
     out: list[Pairing] = []
     for task, metric in dict.fromkeys((s.task, s.metric) for s in scores):
@@ -131,9 +150,9 @@ def pair(scores: Sequence[ScoreRow], success: Sequence[SuccessRow], notes: Seque
         prompts = _one("prompt", [s.prompt for s in of_task], f"{task}, {metric}")
         _one("evaluator", [s.evaluator for s in of_task], f"{task}, {metric}")
         left = _by_vlm(of_task, f"{task}, {metric}")
-        for benchmark in dict.fromkeys(s.benchmark for s in success):
-            right = _by_vlm([s for s in success if s.benchmark == benchmark], benchmark)
-            counted = all(row.successes is not None for row in right.values())
+        for benchmark in dict.fromkeys(s.benchmark for s in success.rows):
+            right = _by_vlm([s for s in success.rows if s.benchmark == benchmark], benchmark)
+            scale = SHARE if all(row.successes is not None for row in right.values()) else success.scale
             alone = [
                 f"Left out, without {what}: {', '.join(names)}."
                 for what, names in (
@@ -146,10 +165,10 @@ def pair(scores: Sequence[ScoreRow], success: Sequence[SuccessRow], notes: Seque
                 Pairing(
                     scores=f"{task}, {metric}" + (f", prompt {prompts[0]}" if prompts != ["(none)"] else ""),
                     benchmark=benchmark,
-                    unit="share of episodes" if counted else "units of the file",
-                    limits=(0.0, 1.0) if counted else None,
+                    unit=scale.unit,
+                    limits=scale.limits,
                     points=tuple(_point(left[vlm], right[vlm]) for vlm in left if vlm in right),
-                    notes=(*notes, *alone),
+                    notes=(*success.notes, *alone),
                 )
             )
     return out
@@ -194,32 +213,46 @@ def _by_vlm(rows: Sequence[R], what: str) -> dict[str, R]:
     return found
 
 
-def _of_study(folder: Path) -> tuple[list[SuccessRow], tuple[str, ...]]:
-    """Means over the tasks of the arms without controls; their standard error is half the interval over its quantile.
+def _of_study(folder: Path) -> Measured:
+    """Means over the tasks of the arms without controls.
 
-    Of several estimands that one is taken which reaches furthest: recipes where there are any, and not their
-    checkpoints beside them.
+    The standard error is the recorded one, else half the interval over the normal quantile: that of a checkpoint, and
+    of recipes in older records, for which it is too large. Of several estimands that one is taken which reaches
+    furthest: recipes where there are any, and not their checkpoints beside them.
     """
     found = [e for e in read_all(folder / "estimates.jsonl", Estimate) if e.task is None and e.control is None]
     for estimand in ("E3", "E2", "E1"):
         rows = [e for e in found if e.estimand == estimand]
         if rows:
-            made = [
-                SuccessRow(
-                    vlm=e.arm,
-                    benchmark=e.benchmark,
-                    success=e.rate,
-                    standard_error=(e.high - e.low) / 2 / float(stats.norm.ppf((1 + e.level) / 2)),
-                )
-                for e in rows
-            ]
-            what = "Success rates" if rows[0].measure == "success" else "Average subtasks in a row"
-            return made, (f"{what} of estimand {estimand}; errors are those of their intervals ({rows[0].method}).",)
+            made = tuple(
+                SuccessRow(vlm=e.arm, benchmark=e.benchmark, success=e.rate, standard_error=_error(e)) for e in rows
+            )
+            chained = rows[0].measure == "completed"
+            what = "Average subtasks in a row" if chained else "Success rates"
+            return Measured(
+                made,
+                Scale("subtasks in a row", (0.0, float(max(e.longest or 1 for e in rows)))) if chained else SHARE,
+                (f"{what} of estimand {estimand}; errors are {_origin(rows)} ({rows[0].method}).",),
+            )
     raise refuse(
         f"{folder} has no estimates",
         possible="a folder that `vlm4vla study run` finished, or a file with vlm, benchmark, successes, n",
         todo="Finish the study, or give a file.",
     )
+
+
+def _error(e: Estimate) -> float:
+    if e.standard_error is not None:
+        return e.standard_error
+    return (e.high - e.low) / 2 / float(stats.norm.ppf((1 + e.level) / 2))
+
+
+def _origin(rows: Sequence[Estimate]) -> str:
+    """Where the errors of these come from."""
+    if all(e.standard_error is not None for e in rows):
+        return "those of training runs and starts"
+    too_large = ", too large where training runs are few: the records hold no errors of their own"
+    return "those of their intervals" + (too_large if rows[0].estimand == "E3" else "")
 
 
 def _plain(file: Path) -> list[dict[str, Any]]:

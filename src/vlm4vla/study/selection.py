@@ -81,15 +81,20 @@ def final(cell: Cell) -> EvalConfig:
 
 
 def numbered(folder: Path, config: EvalConfig) -> EvalConfig:
-    """``config`` with its number among the evaluations on eval starts that this cell's training run has seen."""
-    return config.model_copy(update={"evaluation": len(_noted(folder)) + 1})
+    """An evaluation on eval starts with its number among those that this cell's training run has seen; noted at once.
 
-
-def note_evaluation(folder: Path, config: EvalConfig) -> None:
-    """Remember a finished evaluation on eval starts: the line stays when somebody removes its folder."""
+    So it counts whatever becomes of it: one that is cut off and goes on in its folder keeps its number, one whose
+    folder was removed is another look at these starts.
+    """
+    before = [json.loads(text) for text in _noted(folder)]
+    own = [line for line in before if line["folder"] == config.out.name]
+    if own and config.out.is_dir():
+        return config.model_copy(update={"evaluation": own[-1]["evaluation"]})
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    line = json.dumps({"evaluation": config.evaluation, "folder": config.out.name, "finished": when})
-    records.write_atomic(folder / _LEDGER, "".join(f"{text}\n" for text in [*_noted(folder), line]))
+    line = {"evaluation": len(before) + 1, "folder": config.out.name, "begun": when}
+    records.write_atomic(folder / _LEDGER, "".join(json.dumps(known) + "\n" for known in [*before, line]))
+    config.out.mkdir(parents=True, exist_ok=True)
+    return config.model_copy(update={"evaluation": line["evaluation"]})
 
 
 def _noted(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Training state on disk: weights, optimizer and one integer. Written atomically, read without executing anything.
 
-The loader's position and all randomness are functions of (seed, step), so the step is all there is to store.
+The loader's position and all randomness are functions of (seed, step), so the step is all there is to store. Beside it
+stands what was done so far, for the record: nothing is computed from it.
 """
 
 import os
@@ -11,12 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vlm4vla import records
+from vlm4vla.train.did import Did
 from vlm4vla.types import refuse
 
 _NAME = "state.pt"
 
 
-def save(folder: Path, module: nn.Module, optimizer: Optimizer, step: int, config_hash: str) -> None:
+def save(folder: Path, module: nn.Module, optimizer: Optimizer, step: int, config_hash: str, did: Did) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{_NAME}.part"
     state = {
@@ -24,6 +26,7 @@ def save(folder: Path, module: nn.Module, optimizer: Optimizer, step: int, confi
         "config_hash": config_hash,
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "did": did.to_dict(),
     }
     try:
         with partial.open("wb") as f:
@@ -39,11 +42,15 @@ def save(folder: Path, module: nn.Module, optimizer: Optimizer, step: int, confi
         raise
 
 
-def restore(folder: Path, module: nn.Module, optimizer: Optimizer, config_hash: str) -> int:
-    """Load into ``module`` and ``optimizer``; returns the number of finished steps (0 without a checkpoint)."""
+def restore(folder: Path, module: nn.Module, optimizer: Optimizer, config_hash: str) -> tuple[int, Did]:
+    """Load into ``module`` and ``optimizer``; returns the number of finished steps (0 without a checkpoint) and what
+    they did.
+
+    Refuses a checkpoint of another run, and one of before there were counts: nobody knows what its steps did.
+    """
     file = folder / _NAME
     if not file.is_file():
-        return 0
+        return 0, Did()
     state = torch.load(file, map_location="cpu", weights_only=True)
     if state["config_hash"] != config_hash:
         raise refuse(
@@ -51,9 +58,15 @@ def restore(folder: Path, module: nn.Module, optimizer: Optimizer, config_hash: 
             possible="the settings of that run, or another --out",
             todo="Choose a new --out folder; a run never changes its settings half-way.",
         )
+    if "did" not in state:
+        raise refuse(
+            f"{file} is of an earlier version of vlm4vla, which did not note what its steps did",
+            possible="a checkpoint with these counts: a run's record is made of them",
+            todo="Finish the run with that version, or remove the file and train from the beginning.",
+        )
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), Did(**state["did"])
 
 
 def remove(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a training run did, for the audit: taken from what was built and prepared wherever that can be asked.
+"""What a training run did, for the audit: what its loop noted, and what was built and prepared.
 
 The settings stand in the record as well, and the audit compares both: a piece of code that overrides a setting (the
 reference switched its clipping off so) shows as a run that did something else than its settings say.
@@ -22,27 +22,24 @@ from vlm4vla.data.mixture import Mixture
 from vlm4vla.data.order import Order
 from vlm4vla.policy import Policy
 from vlm4vla.schemas import TrainConfig
-from vlm4vla.train import schedule
+from vlm4vla.train.did import Did
 
 Shape = Sequence[int]
 _ORDER_PLACES = 4096
 
 
-def of_run(config: TrainConfig, policy: Policy, mixture: Mixture, samples: Samples) -> dict[str, Any]:
+def of_run(config: TrainConfig, policy: Policy, mixture: Mixture, samples: Samples, did: Did) -> dict[str, Any]:
     """Facts of a run at its end; ``policy`` is the trained one, ``samples`` those that it was trained on."""
     return {
         **_of_model(config, policy, samples),
-        **_of_optimizer(config, policy),
+        **_of_loop(did),
         "shares": shares(mixture),
-        "order": order_digest(samples.order(), config.steps * config.batch),
-        "augmentation": config.data.augment.model_dump(mode="json"),
+        "order": order_digest(samples.order(), did.samples),
+        "augmentation": samples.augment.model_dump(mode="json"),
         "center_crop": policy.facts.center_crop,
         "normalizer": {"kind": policy.facts.normalizer.kind, "clip": policy.facts.normalizer.clip},
         "chunk": policy.chunk,
-        "batch": config.batch,
-        "samples_seen": config.steps * config.batch,
-        "epochs": round(config.steps * config.batch / len(samples), 2),
-        "checkpoint_step": config.steps,
+        "epochs": round(did.samples / len(samples), 2),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 
@@ -84,7 +81,6 @@ def _of_model(config: TrainConfig, policy: Policy, samples: Samples) -> dict[str
         "attention_mask": backbone.family.attention,
         "attention_kernel": backbone.model_config.get_text_config()._attn_implementation,
         "weights_dtype": sorted({str(p.dtype).removeprefix("torch.") for p in backbone.parameters()}),
-        "precision": config.precision,
         "flops_per_sample": _flops(config, policy, batch),
         "pictures_per_camera": config.policy.window,
         "proprioception": config.policy.proprioception,
@@ -98,19 +94,20 @@ def _frozen(policy: Policy) -> list[str]:
     return [g for g, ps in policy.backbone.groups().items() if ps and not any(p.requires_grad for p in ps)]
 
 
-def _of_optimizer(config: TrainConfig, policy: Policy) -> dict[str, Any]:
-    """Of the schedule as the code computes it, and of the parameter groups as it builds them."""
-    rates = np.array([schedule.rate(config.optimizer, step, config.steps) for step in range(config.steps)])
-    optimizer = schedule.build(config.optimizer, policy)
-    groups = optimizer.param_groups
-    schedule.set_rates(optimizer, config.optimizer, int(rates.argmax()), config.steps)
-    highest = [float(f"{group['lr']:.10g}") for group in groups]
+def _of_loop(did: Did) -> dict[str, Any]:
+    """Of all optimizer steps, as the loop counted them; a value that was not the same in all is a list."""
+    highest = [float(f"{rate:.10g}") for rate in did.rates]
     return {
-        "learning_rate": highest if len(highest) > 1 else highest[0],
-        "warmup_steps": int(np.argmax(rates >= rates.max() * (1 - 1e-9))) + 1,
-        "schedule": config.optimizer.schedule,
-        "weight_decay": sorted({float(group["weight_decay"]) for group in groups}),
-        "clip_norm": config.optimizer.clip_norm or None,
+        "learning_rate": highest[0] if len(highest) == 1 else highest,
+        "warmup_steps": did.highest_at,
+        "schedule": "cosine" if did.falling else "constant",
+        "weight_decay": did.of_all("weight_decay"),
+        "clip_norm": did.of_all("clip_norm"),
+        "precision": did.of_all("precision"),
+        "batch": did.of_all("batch"),
+        "samples_seen": did.samples,
+        "checkpoint_step": did.steps,
+        "commits": did.seen.get("commit", []),
     }
 
 

@@ -1,13 +1,13 @@
 """The training loop: one process, or several under torchrun (DDP over gloo or NCCL). Resume on a CPU is bit-exact.
 
 The order of samples, their augmentation and every other random number are functions of (seed, step), so that a
-checkpoint holds weights, optimizer and the number of finished steps, and nothing else.
+checkpoint holds weights, optimizer and the number of finished steps; and what was done so far, which changes nothing.
 """
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from vlm4vla import provenance
 from vlm4vla.data.order import BatchSampler
 from vlm4vla.schemas import TrainConfig
-from vlm4vla.train import checkpoint, schedule
+from vlm4vla.train import checkpoint, did, schedule
+from vlm4vla.train.did import Did
 from vlm4vla.train.log import Log
 from vlm4vla.train.objective import Batch, Objective
 from vlm4vla.types import refuse
@@ -67,8 +69,8 @@ def fit(
     out: Path,
     config_hash: str,
     keep: Callable[[int], None] = lambda _step: None,
-) -> int:
-    """Train to ``config.steps``; returns the step that was resumed from. Only rank 0 writes.
+) -> Did:
+    """Train to ``config.steps``; returns what was done, in earlier attempts too. Only rank 0 writes.
 
     ``keep(step)`` is called on rank 0 after each step of ``config.keep``, before that step's checkpoint is stored: a
     run that is killed in between comes there again.
@@ -86,22 +88,25 @@ def fit(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     module = objective.module.to(world.device).train()
     optimizer = schedule.build(config.optimizer, module)
-    start = checkpoint.restore(out, module, optimizer, config_hash)
+    start, deeds = checkpoint.restore(out, module, optimizer, config_hash)
     wrapped: nn.Module = DistributedDataParallel(module) if world.size > 1 else module
+    deeds.start = start
+    deeds.note("commit", provenance.source(*provenance.source_state()))
     batches = _batches(objective, config, world, start)
     with Log(out, out.name, config.steps, config.batch, start, quiet=world.rank > 0) as log:
         for step in range(start, config.steps):
             began = time.monotonic()
-            batch = next(batches)
+            count, batch = next(batches)
             waited = time.monotonic() - began
-            parts = _step(objective, wrapped, optimizer, config, world, batch, step)
+            parts = _step(objective, wrapped, optimizer, config, world, batch, step, deeds)
+            deeds.stepped(optimizer, round(world.total(count)))
             done = step + 1
             log.step(done, parts, waited, config.log_every, last=done == config.steps)
             if world.rank == 0 and done in config.keep:
                 keep(done)
             if world.rank == 0 and done % config.checkpoint_every == 0 and done < config.steps:
-                checkpoint.save(out, module, optimizer, done, config_hash)
-    return start
+                checkpoint.save(out, module, optimizer, done, config_hash, deeds)
+    return deeds
 
 
 def _step(
@@ -112,12 +117,14 @@ def _step(
     world: World,
     batch: Batch,
     step: int,
+    deeds: Did,
 ) -> dict[str, float]:
     """One optimizer step; returns the log's numbers."""
     torch.manual_seed(((config.seed * 1_000_003 + step) * 4_099 + world.rank) % 2**63)
     lr = schedule.set_rates(optimizer, config.optimizer, step, config.steps)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss, parts = wrapped(batch)
+        deeds.note("precision", did.autocast_precision(world.device.type))
     # DDP averages gradients over processes; weighted so, the result is the mean over all valid steps of the global
     # batch, whatever the number of processes.
     weight = objective.weight(batch)
@@ -135,11 +142,26 @@ def _step(
             possible="finite numbers",
             todo="Lower optimizer.lr or lengthen the warm-up; the last checkpoint is intact.",
         )
+    if step == deeds.start or (step + 1) % config.log_every == 0:
+        deeds.note("clip_norm", did.clip_limit(trainable, limit))
     optimizer.step()
     return {"loss": value, **{k: float(v) for k, v in parts.items()}, "grad_norm": norm, "lr": lr}
 
 
-def _batches(objective: Objective, config: TrainConfig, world: World, start: int) -> Iterator[dict[str, Tensor]]:
+class _Counted:
+    """Makes a batch of examples, and says how many they are: the tensors of some VLMs do not tell."""
+
+    def __init__(self, collate: Callable[[Sequence[Any]], dict[str, Tensor]]) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: Sequence[Any]) -> tuple[int, dict[str, Tensor]]:
+        return len(examples), self.collate(examples)
+
+
+def _batches(
+    objective: Objective, config: TrainConfig, world: World, start: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """This process' share of each global batch from step ``start`` on: how many samples, and their tensors."""
     sampler = BatchSampler(objective.items.order(), config.batch, world.rank, world.size, start)
     # Our samplers and items speak of (index, epoch) pairs, which torch's generic type does not know.
     items: Any = objective.items
@@ -147,9 +169,9 @@ def _batches(objective: Objective, config: TrainConfig, world: World, start: int
         items,
         batch_sampler=sampler,
         num_workers=config.data.workers,
-        collate_fn=objective.collate,
+        collate_fn=_Counted(objective.collate),
         persistent_workers=False,
         pin_memory=world.device.type == "cuda",
     )
-    for batch in loader:
-        yield {key: value.to(world.device, non_blocking=True) for key, value in batch.items()}
+    for count, batch in loader:
+        yield count, {key: value.to(world.device, non_blocking=True) for key, value in batch.items()}

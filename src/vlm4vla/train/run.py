@@ -19,6 +19,7 @@ from vlm4vla.policy import Facts, Policy, Preparer
 from vlm4vla.records import RunRecord
 from vlm4vla.schemas import TrainConfig
 from vlm4vla.train import checkpoint, facts
+from vlm4vla.train.did import Did
 from vlm4vla.train.loop import World, fit
 from vlm4vla.train.objective import Objective
 from vlm4vla.types import refuse
@@ -127,6 +128,7 @@ def train(config: TrainConfig) -> RunRecord:
 def _train(
     config: TrainConfig, config_hash: str, mixture: Mixture, world: World, began: float, started: str
 ) -> RunRecord:
+    source = provenance.source_state()  # that of the code at work: files may change while it runs
     objective, policy = objective_of(config, mixture)
     if world.rank == 0:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -138,8 +140,10 @@ def _train(
         policy.save_pretrained(config.policy_at(step))
         policy.facts = whole
 
-    resumed = fit(objective, config, world, config.out, config_hash, keep)
-    record = _record(config, config_hash, policy, mixture, started, time.monotonic() - began, resumed, world.size)
+    did = fit(objective, config, world, config.out, config_hash, keep)
+    assert isinstance(objective.items, Examples)
+    samples, wall_s = objective.items.samples, time.monotonic() - began
+    record = _record(config, config_hash, policy, samples, started, wall_s, did, world.size, source)
     if world.rank == 0:
         digest = policy.save_pretrained(config.out / "policy")
         kept = {str(step): policy_folder.digest_of(config.policy_at(step)) for step in config.keep}
@@ -156,26 +160,27 @@ def _record(
     config: TrainConfig,
     config_hash: str,
     policy: Policy,
-    mixture: Mixture,
+    samples: Samples,
     started: str,
     wall_s: float,
-    resumed: int,
+    did: Did,
     world: int,
+    source: tuple[str | None, bool | None],
 ) -> RunRecord:
-    commit, dirty = provenance.source_state()
+    found = facts.of_run(config, policy, samples.mixture, samples, did)
     return RunRecord(
         run=f"train-{config_hash}",
         kind="train",
         config=configs.to_dict(config),
         config_hash=config_hash,
-        commit=commit,
-        dirty=dirty,
+        commit=source[0],
+        dirty=source[1],
         packages=provenance.package_versions(PACKAGES),
-        hardware=provenance.hardware() | {"processes": world, "device": str(policy.query_QD.device)},
+        hardware=provenance.hardware() | provenance.device(policy.query_QD.device) | {"processes": world},
         seed=config.seed,
-        inputs={"store": mixture.digest},
+        inputs={"store": samples.mixture.digest},
         parameters=policy.parameters_by_group(),
-        facts=facts.of_run(config, policy, mixture, _samples(config, mixture)) | {"resumed_from_step": resumed},
+        facts=found | {"resumed_from_step": did.start},
         started=started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         wall_s=round(wall_s, 1),

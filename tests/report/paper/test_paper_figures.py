@@ -99,6 +99,11 @@ def test_differences_in_the_forest_are_those_of_the_rows(written: Get) -> None:
     assert COLOURS[0].lower() in of.text("forest", "svg")  # something is decided
 
 
+def test_the_csv_has_both_corrections(written: Get) -> None:
+    for line in written("main").csv("forest"):
+        assert 0 <= float(line["p_bh"]) <= float(line["p_value"]) + 1e-9 <= 1 + 1e-9
+
+
 def test_only_the_largest_differences_are_drawn(written: Get) -> None:
     of = written("freezing")  # 6 arms, 15 pairs
     lines = of.csv("forest")

@@ -179,7 +179,8 @@ def test_the_page_links_every_file_and_shows_the_figures(written: Get) -> None:
     for item in of.paper.items:
         for _, path in item.files:
             assert f'href="{path}"' in section and (of.study / "report" / path).is_file()
-    assert section.count("<svg") == sum(item.svg is not None for item in of.paper.items)
+    assert section.count("<svg") == sum(item.svg is not None and item.name != "forest" for item in of.paper.items)
+    assert "Differences between arms: <a" in section and page.count('id="figure-comparisons"') == 1  # drawn once
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     index = of.text("index", "md")

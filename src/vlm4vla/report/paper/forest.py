@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from vlm4vla.records import Comparison
-from vlm4vla.report.figures import COLOURS, GREY, INK
+from vlm4vla.report.figures import BAND, COLOURS, GREY, INK, band_of
 from vlm4vla.report.paper.lines import short
 from vlm4vla.report.paper.source import TEXT, Missing, Plot, Source, Unit, standing
 from vlm4vla.report.sentences import p_value, points, verdict
@@ -13,7 +13,6 @@ from vlm4vla.report.sentences import p_value, points, verdict
 NAME, TITLE = "forest", "Differences between arms"
 MOST = 40
 """Differences in the figure, the largest ones; the CSV file has all."""
-BAND = "#E6E6E6"
 
 
 def make(source: Source) -> Plot | Missing:
@@ -25,15 +24,15 @@ def make(source: Source) -> Plot | Missing:
     kept = sorted(sorted(found, key=lambda c: -abs(c.difference))[:MOST], key=lambda c: -c.difference)
     first = found[0]
     runs = f"{first.seeds} training runs per arm" if first.pairs is None else "pairs of episodes on the same starts"
-    bounds = [c.equivalence for c in found if c.equivalence is not None]
+    band = band_of(found)
     parts = [
         f"Differences in {unit.difference}, first arm minus second.",
         f"{source.n}; differences over {runs}.",
         standing((c.level, c.interval_method, c.estimand) for c in found),
         f"p: {'; '.join(dict.fromkeys(c.p_method for c in found))}.",
         "Filled: the interval leaves out zero and p is below its level; hollow: neither better nor worse is shown.",
-        "No bounds of equivalence were declared." if not bounds else
-        f"Grey band: equivalence within {unit.factor * max(bounds):g} {unit.name}, declared before the study; "
+        "No bounds of equivalence were declared." if band is None else
+        f"Grey band: equivalence within {unit.factor * band:g} {unit.name}, declared before the study; "
         "diamonds: shown to be equal within it (two one-sided tests, Holm).",
         f"The {MOST} largest of {len(found)} differences; the CSV file has all." if len(found) > MOST else "",
         *(f"Caution: {text}." for text in dict.fromkeys(c.caution for c in found if c.caution)),
@@ -52,9 +51,9 @@ def make(source: Source) -> Plot | Missing:
 def _draw(found: Sequence[Comparison], titles: dict[tuple[str, str], str], unit: Unit) -> Figure:
     made = Figure(figsize=(TEXT, 0.17 * len(found) + 0.5), layout="constrained")
     axes = made.subplots()
-    bounds = [c.equivalence for c in found if c.equivalence is not None]
-    if bounds:
-        axes.axvspan(-unit.factor * max(bounds), unit.factor * max(bounds), color=BAND, linewidth=0, zorder=0)
+    band = band_of(found)
+    if band is not None:
+        axes.axvspan(-unit.factor * band, unit.factor * band, color=BAND, linewidth=0, zorder=0)
     for y, c in enumerate(found):
         found_to_be = verdict(c)
         apart = found_to_be in ("better", "worse")

@@ -48,6 +48,11 @@ class Item:
     svg: Markup | None = None
     width: float = TEXT
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the page draws it: tables not, nor the differences, which it has drawn under its comparisons."""
+        return self.svg is not None and self.name != forest.NAME
+
 
 @dataclass(frozen=True)
 class Paper:

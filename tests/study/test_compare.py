@@ -168,7 +168,8 @@ def test_holm() -> None:
     one, two = adjusted([raw, raw])
     assert one.p_value == pytest.approx(2 * raw.p_value) and one.p_method == "exact McNemar, Holm over 2"
     assert (two.low, two.high) == (raw.low, raw.high)
-    assert adjusted([raw]) == [raw]
+    assert one.p_bh == pytest.approx(raw.p_value)  # two alike: the share of false claims is that of either
+    assert adjusted([raw]) == [raw.model_copy(update={"p_bh": raw.p_value})]
 
 
 def test_reading_says_what_is_not_known() -> None:

@@ -146,9 +146,8 @@ def _cell(cell: cells.Cell, probe: dict[str, Any], measured: Measured) -> float:
         seconds += START_S
         for control in config.controls:
             count = len(config.tasks) * ((control and config.control_episodes) or config.episodes)
-            render = (
-                0.0 if control in ("image-blank", "image-other") else measured.frame_s
-            )  # nothing is rendered for these
+            drawn = control not in ("image-blank", "image-other")  # nothing is rendered for these
+            render = measured.frame_s if drawn else 0.0
             rate = ASSUMED[control or "arm"]
             steps = rate * measured.solved_steps + (1 - rate) * measured.step_limit
             # One policy serves all workers: they render side by side, inference does not get cheaper with more of them.
